@@ -1,0 +1,72 @@
+"""Learning curves, as pictures and as figures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+
+MODEL, SOURCE, REFERENCE = "#1f5fa8", "#c8701a", "#6b6b6b"
+
+
+def plot_learning_curve(result: Mapping[str, Any], path: Path) -> None:
+    """Draw the mean return per in-context episode with its standard error, beside the source, random and optimum.
+
+    Args:
+        result (`Mapping`): The content of an `in_context_evaluation.json`.
+        path (`Path`): Where the picture goes.
+    """
+    mean = np.array(result["episode_return"]["mean"])
+    error = np.array(result["episode_return"]["standard_error"], dtype=float)
+    episodes = np.arange(1, len(mean) + 1)
+    references = result["references"]
+    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+        axes = figure.subplots()
+        axes.fill_between(episodes, mean - error, mean + error, color=MODEL, alpha=0.25, linewidth=0)
+        axes.plot(episodes, mean, color=MODEL, linewidth=2, label="AD, in its context")
+        if references.get("source"):
+            source = references["source"]["mean"][: len(mean)]
+            axes.plot(episodes[: len(source)], source, color=SOURCE, linewidth=1.5, label="source algorithm")
+        for name, style in (("optimal", "--"), ("random", ":")):
+            if references.get(name) is not None:
+                axes.axhline(references[name], color=REFERENCE, linestyle=style, linewidth=1.2, label=name)
+        axes.set_xlim(1, max(len(mean), 2))
+        axes.set_ylim(bottom=min(0.0, float(mean.min())))
+        axes.set_xlabel("episode (weights frozen, context never reset)")
+        axes.set_ylabel("return")
+        tasks = f"{result['tasks']} held-out tasks" if result["split"] == "test" else f"{result['tasks']} tasks"
+        axes.set_title(f"{result['environment']}: {tasks}, {result['streams']} streams", fontsize=10)
+        axes.legend(frameon=False, loc="center right")
+        figure.savefig(path)
+
+
+def named_episodes(episodes: int) -> list[int]:
+    """About eight episodes (0-based), evenly from the first to the last, to show a curve by."""
+    return sorted({int(episode) for episode in np.linspace(0, episodes - 1, 8).round()})
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """The learning curve in a few lines of figures.
+
+    Args:
+        result (`Mapping`): The content of an `in_context_evaluation.json`.
+    """
+    mean, error = result["episode_return"]["mean"], result["episode_return"]["standard_error"]
+    references = result["references"]
+    source = (references["source"] or {"mean": []})["mean"]
+    episodes = named_episodes(len(mean))
+    rows = [
+        ("episode", [str(episode + 1) for episode in episodes]),
+        ("return", [f"{mean[episode]:.2f}" for episode in episodes]),
+        ("+/-", ["-" if error[episode] is None else f"{error[episode]:.2f}" for episode in episodes]),
+    ]
+    if source:
+        rows.append(("source", [f"{source[episode]:.2f}" if episode < len(source) else "-" for episode in episodes]))
+    lines = [f"  {name:8}" + "".join(f"{value:>8}" for value in values) for name, values in rows]
+    known = [f"{name} {references[name]:.2f}" for name in ("random", "optimal") if references[name] is not None]
+    lines.append("  " + ", ".join([*known, f"{result['tasks']} tasks, {result['streams']} streams"]))
+    return "\n".join(lines)

@@ -1,0 +1,179 @@
+"""In-context evaluation: mean return per episode on held-out tasks, with what it is to be compared with."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from ..environments import TASK_DISTRIBUTIONS, Task
+from ..models import AlgorithmDistillationModel, HistoryTokeniser
+from .curves import plot_learning_curve
+from .rollouts import rollout
+
+
+RESULT_FILE, CURVE_FILE = "in_context_evaluation.json", "learning_curve.png"
+
+
+def evaluate(
+    model: AlgorithmDistillationModel,
+    tokeniser: HistoryTokeniser,
+    *,
+    environment: str | None = None,
+    tasks: Sequence[Task] | None = None,
+    split: str = "test",
+    environment_kwargs: Mapping[str, Any] | None = None,
+    episodes: int = 100,
+    streams: int | None = None,
+    action_selection: str = "sample",
+    context_length: int | None = None,
+    seed: int = 0,
+    histories: datasets.Dataset | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a frozen model in its context, by default on the test tasks that its checkpoint names.
+
+    Args:
+        model ([`AlgorithmDistillationModel`]): The model.
+        tokeniser ([`HistoryTokeniser`]): Its tokeniser.
+        environment (`str`, *optional*): A gymnasium id; by default the checkpoint's.
+        tasks (`Sequence[dict]`, *optional*): The tasks; by default the checkpoint's test tasks.
+        split (`str`, *optional*, defaults to `"test"`): What the tasks are called in the result.
+        environment_kwargs (`Mapping`, *optional*): What else the environment is made with; by default what the
+            checkpoint says.
+        episodes (`int`, *optional*, defaults to `100`): In-context episodes of every stream.
+        streams (`int`, *optional*): Streams in all, a multiple of the number of tasks, at least 64 by default.
+        action_selection (`str`, *optional*, defaults to `"sample"`): `"sample"` or `"greedy"`.
+        context_length (`int`, *optional*): Steps in a context; by default the model's.
+        seed (`int`, *optional*, defaults to `0`): Seed of environments and actions.
+        histories (`datasets.Dataset`, *optional*): Learning histories; those of the tasks evaluated give the source
+            algorithm's own curve.
+        progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar on a terminal.
+
+    Returns:
+        `dict`: The content of `in_context_evaluation.json`. `episode_return.mean[k]` is the mean over tasks of each
+        task's mean return in in-context episode k, its `standard_error` is over tasks.
+
+    Raises:
+        ValueError: If the checkpoint names no environment or tasks and none are given, or something does not fit.
+    """
+    config = model.config
+    environment = environment or config.environment
+    tasks = tasks if tasks is not None else config.test_tasks
+    if environment is None or not tasks:
+        raise ValueError("The checkpoint names no environment and test tasks: give environment= and tasks=.")
+    kwargs = dict((environment_kwargs if environment_kwargs is not None else config.environment_kwargs) or {})
+    context_length = config.context_length if context_length is None else context_length
+    start = time.perf_counter()
+    returns, environment_steps = rollout(
+        model,
+        tokeniser,
+        environment,
+        tasks,
+        episodes=episodes,
+        streams=streams,
+        environment_kwargs=kwargs,
+        action_selection=action_selection,
+        context_length=context_length,
+        seed=seed,
+        progress=progress,
+    )
+    wall_seconds = time.perf_counter() - start
+    per_task = returns.mean(axis=1)
+    return {
+        "environment": environment,
+        "split": split,
+        "tasks": len(tasks),
+        "task_ids": [task_id(environment, kwargs, task) for task in tasks],
+        "streams": returns.shape[0] * returns.shape[1],
+        "episodes": episodes,
+        "context_length": context_length,
+        "environment_steps": environment_steps,
+        "action_selection": action_selection,
+        "seed": seed,
+        "episode_return": {
+            "mean": per_task.mean(axis=0).tolist(),
+            "standard_error": standard_error(per_task),
+            "per_task": per_task.tolist(),
+        },
+        "references": references(environment, kwargs, tasks, histories),
+        "wall_seconds": round(wall_seconds, 2),
+    }
+
+
+def standard_error(per_task: np.ndarray) -> list[float | None]:
+    """Standard error of the mean over tasks, for values of shape `(tasks, episodes)`; unknown for a single task."""
+    tasks = len(per_task)
+    if tasks < 2:
+        return [None] * per_task.shape[1]
+    return (per_task.std(axis=0, ddof=1) / np.sqrt(tasks)).tolist()
+
+
+def task_id(environment: str, environment_kwargs: Mapping[str, Any], task: Task) -> str:
+    """The task's id in its distribution, or the task itself as JSON where no distribution is known."""
+    if environment in TASK_DISTRIBUTIONS:
+        return TASK_DISTRIBUTIONS[environment](**environment_kwargs).task_id(task)
+    return json.dumps(task, sort_keys=True)
+
+
+def references(
+    environment: str,
+    environment_kwargs: Mapping[str, Any],
+    tasks: Sequence[Task],
+    histories: datasets.Dataset | None = None,
+) -> dict[str, Any]:
+    """Exact returns of random and optimal behaviour, and the source algorithm's curve, as far as they are known."""
+    result: dict[str, Any] = {"random": None, "optimal": None, "source": None}
+    if environment in TASK_DISTRIBUTIONS:
+        distribution = TASK_DISTRIBUTIONS[environment](**environment_kwargs)
+        result["random"] = float(np.mean([distribution.random_return(task) for task in tasks]))
+        result["optimal"] = float(np.mean([distribution.optimal_return(task) for task in tasks]))
+    if histories is not None:
+        result["source"] = source_curve(histories, tasks)
+    return result
+
+
+def source_curve(histories: datasets.Dataset, tasks: Sequence[Task]) -> dict[str, list[float]] | None:
+    """The source algorithm's mean return per episode: over tasks, of each task's mean over its learners.
+
+    Episodes count as far as every learner of these tasks got. `None` if there is no history of these tasks.
+    """
+    wanted = {json.dumps(task, sort_keys=True) for task in tasks}
+    returns: dict[str, list[np.ndarray]] = {}
+    for row in histories.select_columns(["task", "episode_returns"]).with_format("numpy"):
+        task = str(row["task"])
+        if task in wanted:
+            returns.setdefault(task, []).append(row["episode_returns"])
+    episodes = min((len(curve) for curves in returns.values() for curve in curves), default=0)
+    if not episodes:
+        return None
+    per_task = np.stack([np.mean([curve[:episodes] for curve in curves], axis=0) for curves in returns.values()])
+    return {"mean": per_task.mean(axis=0).tolist()}
+
+
+def write_result(result: Mapping[str, Any], folder: Path) -> None:
+    """Write `in_context_evaluation.json` and `learning_curve.png` into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULT_FILE).write_text(json.dumps(result, indent=1) + "\n")
+    plot_learning_curve(result, folder / CURVE_FILE)
+
+
+def load_checkpoint(name_or_path: str | Path, revision: str | None = None) -> tuple[Any, HistoryTokeniser]:
+    """Load a model and its tokeniser from a folder or from the Hub.
+
+    Raises:
+        ValueError: If what lies there is not an Algorithm Distillation checkpoint.
+        OSError: If nothing can be found or read there.
+    """
+    config = AlgorithmDistillationModel.config_class.get_config_dict(name_or_path, revision=revision)[0]
+    if config.get("model_type") != "algodistill":
+        raise ValueError(
+            f"{name_or_path} holds a model of the type {config.get('model_type')!r}: expected 'algodistill'."
+        )
+    model = AlgorithmDistillationModel.from_pretrained(name_or_path, revision=revision)
+    tokeniser = HistoryTokeniser.from_pretrained(name_or_path, revision=revision)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokeniser

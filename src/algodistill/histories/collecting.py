@@ -1,0 +1,193 @@
+"""Collecting learning histories: running batches of learners and writing down everything they do."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..environments import Task, make_environments
+from ..sources import SOURCES
+from .schema import STEP_COLUMNS, history_features, history_table, smallest_dtype, space_width, task_json
+from .writing import shard_path, write_shard
+
+
+# Transitions that one batch of learners holds in memory before they are written as one shard.
+SHARD_TRANSITIONS = 4_000_000
+# Steps by which the memory of a batch of learners grows.
+BLOCK_STEPS = 512
+
+
+@dataclass
+class Collection:
+    """What is to be collected: all that the histories depend on.
+
+    Attributes:
+        environment (`str`): A gymnasium id.
+        environment_kwargs (`dict`): What else the environment is made with.
+        source (`str`): Name of the source algorithm, a key of `algodistill.sources.SOURCES`.
+        source_kwargs (`dict`): Its settings.
+        tasks (`dict`): For each split, its tasks.
+        learners_per_task (`int`): Independent learners on each task.
+        episodes (`int`): Episodes in each history.
+        seed (`int`): Seed of all randomness.
+    """
+
+    environment: str
+    source: str
+    tasks: Mapping[str, Sequence[Task]]
+    learners_per_task: int
+    episodes: int
+    seed: int = 0
+    environment_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    source_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Learners that run together and whose histories make one shard."""
+
+    split: str
+    index: int
+    first_learner: int
+    tasks: list[Task]
+
+
+def batches(collection: Collection) -> list[Batch]:
+    """Divide the learners into batches. Learner i of a split works on task i modulo the number of tasks, so that
+    every shard has histories of (nearly) all tasks."""
+    if collection.source not in SOURCES:
+        raise ValueError(f"source {collection.source!r} is not known: choose one of {sorted(SOURCES)}.")
+    for name in ("learners_per_task", "episodes"):
+        if getattr(collection, name) < 1:
+            raise ValueError(f"{name}={getattr(collection, name)} is out of range: expected at least 1.")
+    result = []
+    for split, tasks in collection.tasks.items():
+        learners = list(tasks) * collection.learners_per_task
+        size = max(1, SHARD_TRANSITIONS // (collection.episodes * _typical_episode_length(collection)))
+        for index, first in enumerate(range(0, len(learners), size)):
+            result.append(Batch(split, index, first, learners[first : first + size]))
+    return result
+
+
+def _typical_episode_length(collection: Collection) -> int:
+    """Steps in the first episode of random actions: it sets only how many learners share a shard."""
+    task = next(iter(next(iter(collection.tasks.values()))))
+    envs = make_environments(collection.environment, [task], **collection.environment_kwargs)
+    envs.reset(seed=0)
+    envs.action_space.seed(0)
+    steps, done = 0, False
+    while not done and steps < SHARD_TRANSITIONS:
+        _, _, terminations, truncations, _ = envs.step(envs.action_space.sample())
+        steps, done = steps + 1, bool(terminations[0] or truncations[0])
+    envs.close()
+    return steps
+
+
+def collect_histories(collection: Collection, folder: Path, *, progress: bool = True) -> None:
+    """Run all learners and write their histories below `folder`, skipping the shards that are there already.
+
+    Every shard depends only on the collection and its own number, so a collection that was interrupted, however
+    abruptly, continues and ends with the same files.
+    """
+    todo = batches(collection)
+    bar = tqdm(
+        total=sum(len(batch.tasks) for batch in todo) * collection.episodes,
+        desc="Collecting",
+        unit=" episodes",
+        unit_scale=True,
+        disable=None if progress else True,
+    )
+    with bar:
+        for batch in todo:
+            path = shard_path(folder, batch.split, batch.index)
+            if path.exists():
+                bar.update(len(batch.tasks) * collection.episodes)
+            else:
+                write_shard(path, run_learners(collection, batch, bar))
+
+
+class _Recording:
+    """The transitions of a batch of learners, time first, in blocks that are added as they run."""
+
+    def __init__(self, learners: int, observation_space: gymnasium.Space, action_space: gymnasium.Space):
+        self._kinds = {
+            "observations": ((learners, *observation_space.shape), smallest_dtype(observation_space)),
+            "actions": ((learners, *action_space.shape), smallest_dtype(action_space)),
+            "rewards": ((learners,), np.float32),
+            "terminations": ((learners,), np.bool_),
+            "truncations": ((learners,), np.bool_),
+        }
+        self._blocks: list[dict[str, np.ndarray]] = []
+        self._steps = 0
+
+    def append(self, *values: np.ndarray) -> None:
+        step = self._steps % BLOCK_STEPS
+        if step == 0:
+            self._blocks.append(
+                {name: np.empty((BLOCK_STEPS, *shape), dtype) for name, (shape, dtype) in self._kinds.items()}
+            )
+        for name, value in zip(STEP_COLUMNS, values, strict=True):
+            self._blocks[-1][name][step] = value
+        self._steps += 1
+
+    def end_to_end(self, column: str, lengths: np.ndarray) -> np.ndarray:
+        """The first `lengths[i]` transitions of each learner i, one learner after the other."""
+        by_time = np.concatenate([block[column] for block in self._blocks])[: self._steps]
+        by_learner = np.ascontiguousarray(by_time.swapaxes(0, 1))
+        return by_learner[np.arange(self._steps) < lengths[:, None]]
+
+
+def run_learners(collection: Collection, batch: Batch, bar: tqdm) -> Any:
+    """Run one batch of learners side by side, each for its `episodes`; return their histories as an Arrow table."""
+    n = len(batch.tasks)
+    envs = make_environments(collection.environment, batch.tasks, **collection.environment_kwargs)
+    observation_space, action_space = envs.single_observation_space, envs.single_action_space
+    features = history_features(observation_space, action_space)
+    split_number = sorted(collection.tasks).index(batch.split)
+    learner_seed, env_seed = np.random.SeedSequence([collection.seed, split_number, batch.index]).spawn(2)
+    learners = SOURCES[collection.source](
+        observation_space, action_space, n, np.random.default_rng(learner_seed), **collection.source_kwargs
+    )
+    recording = _Recording(n, observation_space, action_space)
+    episodes = np.zeros(n, dtype=np.int64)
+    lengths = np.zeros(n, dtype=np.int64)
+
+    observations, _ = envs.reset(seed=int(env_seed.generate_state(1)[0]))
+    while (running := episodes < collection.episodes).any():
+        actions = learners.act(observations)
+        next_observations, rewards, terminations, truncations, infos = envs.step(actions)
+        dones = terminations | truncations
+        reached = next_observations
+        if dones.any():
+            # The observation that an episode ended with is learnt from, but the record goes on with the next episode.
+            reached = next_observations.copy()
+            reached[dones] = np.stack(infos["final_obs"][dones])
+        learners.learn(observations, actions, rewards, reached, terminations, truncations)
+        recording.append(observations, actions, rewards, terminations, truncations)
+        observations = next_observations
+        lengths += running
+        finished = dones & running
+        if finished.any():
+            episodes += finished
+            bar.update(int(finished.sum()))
+    envs.close()
+
+    steps = {column: recording.end_to_end(column, lengths) for column in STEP_COLUMNS}
+    for column, space in (("observations", observation_space), ("actions", action_space)):
+        if space_width(space) is not None:
+            steps[column] = steps[column].reshape(len(steps[column]), -1)
+    descriptions = [
+        {
+            "id": f"{batch.split}-{batch.first_learner + index:07d}",
+            "task": task_json(task),
+            "environment": collection.environment,
+            "algorithm": collection.source,
+            "seed": collection.seed,
+        }
+        for index, task in enumerate(batch.tasks)
+    ]
+    return history_table(features, descriptions, lengths, steps)

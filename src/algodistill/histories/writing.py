@@ -1,0 +1,184 @@
+"""Writing learning histories to a folder that `datasets.load_dataset` reads, in shards that are whole or absent."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from ..environments import Task
+from .schema import ROW_GROUP_BYTES, STEP_COLUMNS, history_features, history_table, task_json
+
+
+def shard_path(folder: Path, split: str, index: int) -> Path:
+    """Where shard `index` of a split lies; the name is what `datasets` finds the split by."""
+    return folder / "data" / f"{split}-{index:05d}.parquet"
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A place to write to that becomes `path` only once it is complete, so that a crash never leaves half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_shard(path: Path, table: pa.Table) -> None:
+    """Write a table of histories as one Parquet file, in row groups of at most 64 MB."""
+    rows = max(1, int(ROW_GROUP_BYTES * table.num_rows / max(table.nbytes, 1)))
+    with whole_file(path) as partial:
+        pa.parquet.write_table(table, partial, row_group_size=rows, compression="zstd", write_page_index=True)
+
+
+class HistoryRecorder:
+    """One learning history while it is being recorded; made by [`HistoryWriter.record`]."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, list[Any]] = {column: [] for column in STEP_COLUMNS}
+
+    def __len__(self) -> int:
+        return len(self._steps["rewards"])
+
+    def append(self, observation: Any, action: Any, reward: float, terminated: bool, truncated: bool) -> None:
+        """Add one transition: what the learner saw, did and got, and whether its episode ended there."""
+        for column, value in zip(STEP_COLUMNS, (observation, action, reward, terminated, truncated), strict=True):
+            self._steps[column].append(value)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The transitions so far, each column an array with them along its first axis."""
+        return {column: np.asarray(values) for column, values in self._steps.items()}
+
+
+class HistoryWriter:
+    """Writes the learning histories of any reinforcement-learning loop to a folder of Parquet shards.
+
+    ```python
+    spaces = env.observation_space, env.action_space
+    with HistoryWriter("data/mine", *spaces, environment="Mine-v0", algorithm="ppo") as writer:
+        for seed, task in enumerate(tasks):
+            with writer.record(task=task, seed=seed) as history:
+                ...
+                history.append(observation, action, reward, terminated, truncated)
+    histories = datasets.load_dataset("data/mine")
+    ```
+
+    Histories are written out as soon as `shard_megabytes` of them have come together, so memory stays flat; a shard
+    appears under its name only when it is complete. Opening a folder again adds shards to those that are there.
+
+    Args:
+        folder (`str` or `Path`): Where to write.
+        observation_space (`gymnasium.Space`): One environment's observations.
+        action_space (`gymnasium.Space`): One environment's actions.
+        environment (`str`): The environment's id.
+        algorithm (`str`): The source algorithm's name.
+        shard_megabytes (`float`, *optional*, defaults to `64`): Size in memory at which a shard is written.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        observation_space: gymnasium.Space,
+        action_space: gymnasium.Space,
+        *,
+        environment: str,
+        algorithm: str,
+        shard_megabytes: float = 64,
+    ):
+        self.folder = Path(folder)
+        self._features = history_features(observation_space, action_space)
+        self._spaces = {"observations": observation_space, "actions": action_space}
+        self._environment, self._algorithm = environment, algorithm
+        self._shard_bytes = shard_megabytes * 2**20
+        self._pending: dict[str, list[pa.Table]] = {}
+        self._histories: dict[str, int] = {}
+
+    def __enter__(self) -> "HistoryWriter":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        # Also after an exception: the histories that are complete are worth keeping.
+        self.close()
+
+    @contextlib.contextmanager
+    def record(self, *, task: Task, seed: int = 0, split: str = "train") -> Iterator[HistoryRecorder]:
+        """Record one history, transition by transition. If the block raises, that history is dropped."""
+        recorder = HistoryRecorder()
+        yield recorder
+        if len(recorder):
+            self.write(tasks=[task], seeds=[seed], lengths=[len(recorder)], steps=recorder.columns(), split=split)
+
+    def write(
+        self,
+        *,
+        tasks: Sequence[Task],
+        seeds: Sequence[int],
+        lengths: Sequence[int] | np.ndarray,
+        steps: Mapping[str, np.ndarray],
+        split: str = "train",
+    ) -> None:
+        """Write whole histories at once.
+
+        Args:
+            tasks (`Sequence[dict]`): The task of each history.
+            seeds (`Sequence[int]`): The seed of each learner.
+            lengths (`Sequence[int]`): Transitions in each history.
+            steps (`Mapping[str, np.ndarray]`): `observations`, `actions`, `rewards`, `terminations` and `truncations`,
+                each with the transitions of all these histories end to end along the first axis.
+            split (`str`, *optional*, defaults to `"train"`): `"train"`, `"validation"` or `"test"`: that of the tasks.
+
+        Raises:
+            ValueError: If a column is missing, or its shape or values do not fit the spaces.
+        """
+        missing = [column for column in STEP_COLUMNS if column not in steps]
+        if missing:
+            raise ValueError(f"The histories lack the columns {missing}: expected {list(STEP_COLUMNS)}.")
+        total = int(np.sum(lengths))
+        flat = {column: np.asarray(steps[column]) for column in STEP_COLUMNS}
+        for column, space in self._spaces.items():
+            if flat[column].shape != (total, *space.shape):
+                raise ValueError(
+                    f"{column} have the shape {flat[column].shape}, expected {(total, *space.shape)} for {total} "
+                    f"transitions of {space}."
+                )
+            if space.shape:
+                flat[column] = flat[column].reshape(total, -1)
+        if split not in self._histories:
+            self._histories[split] = sum(pa.parquet.read_metadata(path).num_rows for path in self._shards(split))
+        descriptions = [
+            {
+                "id": f"{split}-{self._histories[split] + index:07d}",
+                "task": task_json(task),
+                "environment": self._environment,
+                "algorithm": self._algorithm,
+                "seed": seed,
+            }
+            for index, (task, seed) in enumerate(zip(tasks, seeds, strict=True))
+        ]
+        self._histories[split] += len(descriptions)
+        pending = self._pending.setdefault(split, [])
+        pending.append(history_table(self._features, descriptions, np.asarray(lengths), flat))
+        if sum(table.nbytes for table in pending) >= self._shard_bytes:
+            self._flush(split)
+
+    def _shards(self, split: str) -> list[Path]:
+        return sorted(shard_path(self.folder, split, 0).parent.glob(f"{split}-*.parquet"))
+
+    def _flush(self, split: str) -> None:
+        index = len(self._shards(split))
+        write_shard(shard_path(self.folder, split, index), pa.concat_tables(self._pending[split]))
+        self._pending[split] = []
+
+    def close(self) -> None:
+        """Write out what is still in memory."""
+        for split, pending in self._pending.items():
+            if pending:
+                self._flush(split)

@@ -1,0 +1,92 @@
+"""Configuration of an Algorithm Distillation model."""
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+
+LAYOUTS = ("transition", "interleaved")
+
+
+class AlgorithmDistillationConfig(PreTrainedConfig):
+    """Configuration of an [`AlgorithmDistillationModel`]: a decoder, what its tokens stand for, and where it acts.
+
+    Args:
+        text_config (`dict` or `PreTrainedConfig`, *optional*): Any decoder of `transformers`, as its configuration or
+            as a dict with its `model_type`. By default a 4-layer, 64-wide `qwen3`. Its vocabulary is not used.
+        observation_sizes (`list[int]`): Number of values of each dimension of an observation.
+        action_sizes (`list[int]`): Number of values of each dimension of an action.
+        layout (`str`, *optional*, defaults to `"transition"`): Tokens of one step: `"transition"` sums the previous
+            action, the previous reward and the observation into one, `"interleaved"` makes one of each (the three
+            tokens per step of Laskin et al. 2022).
+        context_length (`int`, *optional*, defaults to `500`): Transitions in the model's context.
+        label_smoothing (`float`, *optional*, defaults to `0.0`): Share of the target spread over all actions.
+        token_masking (`float`, *optional*, defaults to `0.0`): Probability that a training token is hidden
+            (Laskin et al. 2022, appendix J).
+        embedding_dropout (`float`, *optional*, defaults to `0.0`): Dropout of the tokens that enter the decoder.
+        environment (`str`, *optional*): Id of the environment that the model acts in.
+        environment_kwargs (`dict`, *optional*): What else the environment is made with.
+        test_tasks (`list[dict]`, *optional*): Tasks held out from training.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    model_type = "algodistill"
+    sub_configs = {"text_config": AutoConfig}
+
+    text_config: Any = None
+    observation_sizes: list[int] | None = None
+    action_sizes: list[int] | None = None
+    layout: str = "transition"
+    context_length: int = 500
+    label_smoothing: float = 0.0
+    token_masking: float = 0.0
+    embedding_dropout: float = 0.0
+    initializer_range: float = 0.02
+    environment: str | None = None
+    environment_kwargs: dict[str, Any] | None = None
+    test_tasks: list[dict[str, Any]] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        decoder = {} if self.text_config is None else self.text_config
+        if not isinstance(decoder, dict):
+            decoder = decoder.to_dict()
+        decoder = {**DEFAULT_DECODER, **decoder} if decoder.get("model_type", "qwen3") == "qwen3" else dict(decoder)
+        # The decoder is fed embeddings: a table of words would only take memory, and special tokens mean nothing.
+        decoder.update(vocab_size=1, pad_token_id=None, bos_token_id=None, eos_token_id=None)
+        model_type = decoder.pop("model_type")
+        self.text_config = AutoConfig.for_model(model_type, **decoder)
+        self.observation_sizes = self.observation_sizes or [1]
+        self.action_sizes = self.action_sizes or [1]
+        self._check()
+        super().__post_init__(**kwargs)
+
+    def _check(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"layout={self.layout!r} is not known: choose one of {list(LAYOUTS)}.")
+        if self.context_length < 1:
+            raise ValueError(f"context_length={self.context_length} holds no step: expected at least 1.")
+        for name in ("label_smoothing", "token_masking", "embedding_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is out of range: expected a number from 0 to below 1.")
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one environment step takes in the decoder."""
+        return 1 if self.layout == "transition" else 3
+
+
+# Rotary positions count tokens of one context; the default base of 10 000 spans far more than any context here.
+DEFAULT_DECODER = {
+    "model_type": "qwen3",
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 16,
+    "max_position_embeddings": 8192,
+}
+
+AlgorithmDistillationConfig.register_for_auto_class()

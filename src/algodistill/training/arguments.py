@@ -1,0 +1,153 @@
+"""Everything an experiment can be told, as dataclasses: the keys of a preset and the options of the command line."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+
+def _mapping(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
+    """A mapping that came from Python, or as JSON from the command line."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name}={value!r} is not JSON: {error}.") from error
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name}={value!r} is not a mapping.")
+    return value or {}
+
+
+@dataclass
+class HistoryArguments:
+    """Which learning histories to learn from: those of a dataset, or those that are collected as said here."""
+
+    _argument_group_name = "histories"
+
+    environment: str = field(metadata={"help": "Gymnasium id of the environment."})
+    environment_kwargs: dict | str | None = field(
+        default=None,
+        metadata={"help": "What else the environment is made with (a mapping; JSON on the command line)."},
+    )
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Learning histories to train on: a folder or a Hub id. Without it they are collected first."
+        },
+    )
+    split_seed: int = field(default=1, metadata={"help": "Seed of the division of the tasks."})
+    train_tasks: int = field(default=1, metadata={"help": "Number of tasks to train on."})
+    validation_tasks: int = field(default=0, metadata={"help": "Number of tasks to tune on; the rest are test tasks."})
+    source: str = field(default="q_learning", metadata={"help": "Source algorithm to record."})
+    source_kwargs: dict | str | None = field(
+        default=None, metadata={"help": "Its settings (a mapping; JSON on the command line)."}
+    )
+    learners_per_task: int = field(default=1, metadata={"help": "Independent learners on each task."})
+    episodes: int = field(default=100, metadata={"help": "Episodes in each history."})
+    collect_seed: int = field(default=0, metadata={"help": "Seed of collecting."})
+
+    def __post_init__(self) -> None:
+        self.environment_kwargs = _mapping("environment_kwargs", self.environment_kwargs)
+        self.source_kwargs = _mapping("source_kwargs", self.source_kwargs)
+
+
+@dataclass
+class WindowArguments:
+    """Which windows of the histories the model is trained on."""
+
+    _argument_group_name = "windows"
+
+    episode_stride: int = field(default=1, metadata={"help": "Keep every k-th episode of a history."})
+    first_episode: int = field(default=0, metadata={"help": "First episode to keep."})
+    last_episode: int | None = field(
+        default=None, metadata={"help": "Last episode to keep; the history's by default."}
+    )
+    start_share: float = field(
+        default=0.25, metadata={"help": "Share of the windows that start at their history's beginning."}
+    )
+
+
+@dataclass
+class ModelArguments:
+    """The model, if none is loaded."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Checkpoint to start from: a folder or a Hub id. It brings its own settings."}
+    )
+    decoder: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Decoder: its model_type and its configuration (a mapping; JSON on the command line). By default "
+            "a 4-layer, 64-wide qwen3."
+        },
+    )
+    layout: str = field(
+        default="transition",
+        metadata={"help": "Tokens of a step: 'transition' makes one, 'interleaved' makes three."},
+    )
+    context_length: int = field(default=500, metadata={"help": "Transitions in the model's context."})
+    label_smoothing: float = field(default=0.0, metadata={"help": "Share of the target spread over all actions."})
+    token_masking: float = field(
+        default=0.0, metadata={"help": "Probability that a part of a training step is hidden."}
+    )
+    embedding_dropout: float = field(default=0.0, metadata={"help": "Dropout of the tokens that enter the decoder."})
+
+    def __post_init__(self) -> None:
+        self.decoder = _mapping("decoder", self.decoder)
+
+
+@dataclass
+class EvaluationArguments:
+    """The evaluation on held-out tasks that ends a run."""
+
+    _argument_group_name = "evaluation on held-out tasks"
+
+    test_episodes: int = field(default=100, metadata={"help": "In-context episodes of every stream."})
+    test_streams: int | None = field(
+        default=None,
+        metadata={"help": "Streams, a multiple of the test tasks; by default the smallest that is at least 64."},
+    )
+    test_seed: int = field(default=0, metadata={"help": "Seed of environments and actions."})
+    action_selection: str = field(
+        default="sample",
+        metadata={"help": "'sample' draws actions by their probability, 'greedy' takes the likeliest."},
+    )
+
+
+@dataclass
+class AlgorithmDistillationTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with the in-context evaluation during training, and defaults that suit learning histories.
+
+    Args:
+        eval_episodes (`int`, *optional*, defaults to `40`): In-context episodes of an evaluation during training.
+        eval_streams (`int`, *optional*): Its streams, a multiple of the tasks; by default the smallest of at least 64.
+    """
+
+    _argument_group_name = "training (all of transformers.TrainingArguments)"
+
+    eval_episodes: int = field(default=40, metadata={"help": "In-context episodes of an evaluation during training."})
+    eval_streams: int | None = field(
+        default=None,
+        metadata={"help": "Streams of such an evaluation, a multiple of its tasks; by default at least 64."},
+    )
+    # Windows hold more than the model's inputs; the tokeniser takes what it needs.
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Windows hold more than the model's inputs: keep this off."}
+    )
+    adam_beta2: float = field(default=0.99, metadata={"help": "Beta2 of AdamW."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
+    dataloader_drop_last: bool = field(
+        default=True, metadata={"help": "Drop the last batch of an epoch if it is smaller than the others."}
+    )
+    label_names: list[str] | None = field(
+        default_factory=lambda: ["labels"], metadata={"help": "Names of the labels among the model's inputs."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Pinned memory speeds up copies to a GPU; without one it only draws a warning.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
