@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .outcomes import exit_code, wrong_input
 
@@ -88,8 +89,8 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     from .training import load_histories
 
     with wrong_input():
-        tasks = None if arguments.tasks is None else json.loads(arguments.tasks)
-        model, tokeniser = load_checkpoint(arguments.model, arguments.revision)
+        tasks = None if arguments.tasks is None else read_tasks(arguments.tasks)
+        model, tokeniser = load_checkpoint(arguments.model, arguments.revision, device_map="auto")
         histories = None if arguments.dataset is None else load_histories(arguments.dataset, "test")
         result = evaluate(
             model,
@@ -108,6 +109,21 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     write_result(result, folder)
     print(summary(result))
     print(f"See {folder / RESULT_FILE} and {folder / CURVE_FILE}.")
+
+
+def read_tasks(text: str) -> list[dict[str, Any]]:
+    """The tasks that `--tasks` gives.
+
+    Raises:
+        ValueError: If it is not a JSON list of mappings.
+    """
+    try:
+        tasks = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--tasks {text!r} is not JSON: {error}.") from error
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise ValueError(f"--tasks {text!r} is not a list of tasks, such as '[{{\"goal\": [0, 8]}}]'.")
+    return tasks
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def wrong_input() -> Iterator[None]:
-    """Take a `ValueError`, or an `OSError` on reading, for the user's: what is checked here came from outside."""
+    """Take a `ValueError`, or a path that leads nowhere, for the user's: what is checked here came from outside."""
     try:
         yield
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:

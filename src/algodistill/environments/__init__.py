@@ -1,6 +1,7 @@
 """Environments whose task is hidden, single and vectorised, and the distributions that their tasks come from."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -52,6 +53,6 @@ def make_environments(environment: str, tasks: Sequence[Task], **environment_kwa
     if spec.vector_entry_point is not None:
         return gymnasium.make_vec(environment, num_envs=len(tasks), tasks=list(tasks), **environment_kwargs)
     return SyncVectorEnv(
-        [lambda task=task: gymnasium.make(environment, task=task, **environment_kwargs) for task in tasks],
+        [partial(gymnasium.make, environment, task=task, **environment_kwargs) for task in tasks],
         autoreset_mode=AutoresetMode.SAME_STEP,
     )

@@ -1,5 +1,6 @@
 """Dark Room: find an invisible goal in a room, seeing only one's own position (Laskin et al. 2022, section 4.1)."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,8 +23,8 @@ FLOOR, LINE, GOAL, AGENT, FOUND = (245, 245, 240), (214, 214, 206), (86, 180, 11
 def _cell(value: Any, size: int, name: str) -> tuple[int, int]:
     """Check that `value` is a cell (x, y) of a room of `size` x `size`."""
     try:
-        x, y = (int(coordinate) for coordinate in value)
-        inside = 0 <= x < size and 0 <= y < size and [x, y] == list(value)
+        x, y = (operator.index(coordinate) for coordinate in value)
+        inside = 0 <= x < size and 0 <= y < size
     except (TypeError, ValueError):
         inside = False
     if not inside:
@@ -52,8 +53,8 @@ class DarkRoomTasks:
         reward_once: bool = False,
     ):
         for name, value in (("size", size), ("episode_length", episode_length)):
-            if value < 1:
-                raise ValueError(f"{name}={value!r} is not a room: it must be at least 1.")
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} is not a room's: expected a whole number of at least 1.")
         self.size, self.episode_length, self.reward_once = size, episode_length, reward_once
         self.start = _cell(start, size, "start") if start is not None else (size // 2, size // 2)
         self._random_returns: np.ndarray | None = None
@@ -181,7 +182,7 @@ class DarkRoomVectorEnv(VectorEnv):
         self._goals = np.array([task["goal"] for task in tasks], dtype=np.int64).reshape(self.num_envs, 2)
 
     def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start new episodes.
 

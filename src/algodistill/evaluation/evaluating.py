@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
+from transformers import PreTrainedConfig
 
 from ..environments import TASK_DISTRIBUTIONS, Task
 from ..models import AlgorithmDistillationModel, HistoryTokeniser
@@ -64,7 +64,7 @@ def evaluate(
     config = model.config
     environment = environment or config.environment
     tasks = tasks if tasks is not None else config.test_tasks
-    if environment is None or not tasks:
+    if environment is None or tasks is None:
         raise ValueError("The checkpoint names no environment and test tasks: give environment= and tasks=.")
     kwargs = dict((environment_kwargs if environment_kwargs is not None else config.environment_kwargs) or {})
     context_length = config.context_length if context_length is None else context_length
@@ -162,18 +162,26 @@ def write_result(result: Mapping[str, Any], folder: Path) -> None:
     plot_learning_curve(result, folder / CURVE_FILE)
 
 
-def load_checkpoint(name_or_path: str | Path, revision: str | None = None) -> tuple[Any, HistoryTokeniser]:
-    """Load a model and its tokeniser from a folder or from the Hub.
+def load_checkpoint(
+    name_or_path: str | Path, revision: str | None = None, device_map: str | None = None
+) -> tuple[AlgorithmDistillationModel, HistoryTokeniser]:
+    """Load a model and its tokeniser from a folder or from the Hub, onto the devices that `device_map` says.
 
     Raises:
-        ValueError: If what lies there is not an Algorithm Distillation checkpoint.
-        OSError: If nothing can be found or read there.
+        ValueError: If nothing can be read there, or it is not an Algorithm Distillation checkpoint.
     """
-    config = AlgorithmDistillationModel.config_class.get_config_dict(name_or_path, revision=revision)[0]
+    try:
+        config = PreTrainedConfig.get_config_dict(name_or_path, revision=revision)[0]
+    except OSError as error:
+        raise ValueError(
+            f"{name_or_path} is no checkpoint: it is neither a folder with a config.json nor to be had from the Hub "
+            f"({error})."
+        ) from error
     if config.get("model_type") != "algodistill":
         raise ValueError(
             f"{name_or_path} holds a model of the type {config.get('model_type')!r}: expected 'algodistill'."
         )
-    model = AlgorithmDistillationModel.from_pretrained(name_or_path, revision=revision)
+    revision = revision or "main"
+    model = AlgorithmDistillationModel.from_pretrained(name_or_path, revision=revision, device_map=device_map)
     tokeniser = HistoryTokeniser.from_pretrained(name_or_path, revision=revision)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokeniser
+    return model, tokeniser

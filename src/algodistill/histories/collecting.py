@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from ..environments import Task, make_environments
 from ..sources import SOURCES
-from .schema import STEP_COLUMNS, history_features, history_table, smallest_dtype, space_width, task_json
+from .schema import STEP_COLUMNS, history_table, smallest_dtype, task_json
 from .writing import shard_path, write_shard
 
 
@@ -61,9 +61,10 @@ def batches(collection: Collection) -> list[Batch]:
     every shard has histories of (nearly) all tasks."""
     if collection.source not in SOURCES:
         raise ValueError(f"source {collection.source!r} is not known: choose one of {sorted(SOURCES)}.")
-    for name in ("learners_per_task", "episodes"):
-        if getattr(collection, name) < 1:
-            raise ValueError(f"{name}={getattr(collection, name)} is out of range: expected at least 1.")
+    for name, low in (("learners_per_task", 1), ("episodes", 1), ("seed", 0)):
+        if getattr(collection, name) < low:
+            raise ValueError(f"{name}={getattr(collection, name)} is out of range: expected at least {low}.")
+    _check_source(collection)
     result = []
     for split, tasks in collection.tasks.items():
         learners = list(tasks) * collection.learners_per_task
@@ -71,6 +72,18 @@ def batches(collection: Collection) -> list[Batch]:
         for index, first in enumerate(range(0, len(learners), size)):
             result.append(Batch(split, index, first, learners[first : first + size]))
     return result
+
+
+def _check_source(collection: Collection) -> None:
+    """Make one learner: wrong settings are found before anything is written."""
+    task = next(iter(next(iter(collection.tasks.values()))))
+    envs = make_environments(collection.environment, [task], **collection.environment_kwargs)
+    spaces = envs.single_observation_space, envs.single_action_space
+    envs.close()
+    try:
+        SOURCES[collection.source](*spaces, 1, np.random.default_rng(0), **collection.source_kwargs)
+    except TypeError as error:
+        raise ValueError(f"source_kwargs do not fit {collection.source}: {error}.") from error
 
 
 def _typical_episode_length(collection: Collection) -> int:
@@ -114,9 +127,9 @@ class _Recording:
     """The transitions of a batch of learners, time first, in blocks that are added as they run."""
 
     def __init__(self, learners: int, observation_space: gymnasium.Space, action_space: gymnasium.Space):
-        self._kinds = {
-            "observations": ((learners, *observation_space.shape), smallest_dtype(observation_space)),
-            "actions": ((learners, *action_space.shape), smallest_dtype(action_space)),
+        self._kinds: dict[str, tuple[tuple[int, ...], Any]] = {
+            "observations": ((learners, *(observation_space.shape or ())), smallest_dtype(observation_space)),
+            "actions": ((learners, *(action_space.shape or ())), smallest_dtype(action_space)),
             "rewards": ((learners,), np.float32),
             "terminations": ((learners,), np.bool_),
             "truncations": ((learners,), np.bool_),
@@ -146,7 +159,6 @@ def run_learners(collection: Collection, batch: Batch, bar: tqdm) -> Any:
     n = len(batch.tasks)
     envs = make_environments(collection.environment, batch.tasks, **collection.environment_kwargs)
     observation_space, action_space = envs.single_observation_space, envs.single_action_space
-    features = history_features(observation_space, action_space)
     split_number = sorted(collection.tasks).index(batch.split)
     learner_seed, env_seed = np.random.SeedSequence([collection.seed, split_number, batch.index]).spawn(2)
     learners = SOURCES[collection.source](
@@ -177,9 +189,6 @@ def run_learners(collection: Collection, batch: Batch, bar: tqdm) -> Any:
     envs.close()
 
     steps = {column: recording.end_to_end(column, lengths) for column in STEP_COLUMNS}
-    for column, space in (("observations", observation_space), ("actions", action_space)):
-        if space_width(space) is not None:
-            steps[column] = steps[column].reshape(len(steps[column]), -1)
     descriptions = [
         {
             "id": f"{batch.split}-{batch.first_learner + index:07d}",
@@ -190,4 +199,4 @@ def run_learners(collection: Collection, batch: Batch, bar: tqdm) -> Any:
         }
         for index, task in enumerate(batch.tasks)
     ]
-    return history_table(features, descriptions, lengths, steps)
+    return history_table(observation_space, action_space, descriptions, lengths, steps)

@@ -18,30 +18,43 @@ from ..environments import Task
 DESCRIPTION_COLUMNS = ("id", "task", "environment", "algorithm", "seed")
 STEP_COLUMNS = ("observations", "actions", "rewards", "terminations", "truncations")
 EPISODE_COLUMNS = ("episode_returns", "episode_lengths")
+SPLITS = ("train", "validation", "test")
 COLUMNS = DESCRIPTION_COLUMNS + STEP_COLUMNS + EPISODE_COLUMNS
 
 # Parquet readers hold a row group in memory at once.
 ROW_GROUP_BYTES = 64 * 2**20
 
 
+def space_bounds(space: gymnasium.Space) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and the largest element of a discrete space, of the space's shape.
+
+    Raises:
+        ValueError: If the space is neither Discrete, MultiDiscrete nor MultiBinary.
+    """
+    if isinstance(space, Discrete):
+        return np.asarray(space.start), np.asarray(space.start + space.n - 1)
+    if isinstance(space, MultiDiscrete):
+        return space.start, space.start + space.nvec - 1
+    if isinstance(space, MultiBinary):
+        return np.zeros(space.shape, np.int64), np.ones(space.shape, np.int64)
+    raise ValueError(
+        f"Histories of {space} cannot be recorded: expected a Discrete, MultiDiscrete or MultiBinary space."
+    )
+
+
 def smallest_dtype(space: gymnasium.Space) -> np.dtype:
     """The smallest integer type that holds every element of a discrete space."""
-    if isinstance(space, Discrete):
-        low, high = int(space.start), int(space.start + space.n - 1)
-    elif isinstance(space, MultiDiscrete):
-        low, high = int(space.start.min()), int((space.start + space.nvec - 1).max())
-    elif isinstance(space, MultiBinary):
-        low, high = 0, 1
-    else:
-        raise ValueError(
-            f"Histories of {space} cannot be recorded: expected a Discrete, MultiDiscrete or MultiBinary space."
-        )
-    return np.result_type(np.min_scalar_type(low), np.min_scalar_type(high))
+    low, high = space_bounds(space)
+    for name in ("uint8", "int8", "uint16", "int16", "uint32", "int32"):
+        limits = np.iinfo(name)
+        if limits.min <= low.min() and high.max() <= limits.max:
+            return np.dtype(name)
+    return np.dtype("int64")
 
 
 def space_width(space: gymnasium.Space) -> int | None:
     """Numbers in one element of the space; `None` for a scalar."""
-    return None if space.shape == () else int(np.prod(space.shape))
+    return int(np.prod(space.shape)) if space.shape else None
 
 
 def history_features(observation_space: gymnasium.Space, action_space: gymnasium.Space) -> datasets.Features:
@@ -75,7 +88,8 @@ def task_json(task: Task) -> str:
 
 
 def history_table(
-    features: datasets.Features,
+    observation_space: gymnasium.Space,
+    action_space: gymnasium.Space,
     descriptions: Sequence[Mapping[str, Any]],
     lengths: np.ndarray,
     steps: Mapping[str, np.ndarray],
@@ -83,17 +97,28 @@ def history_table(
     """Lay histories out as an Arrow table, one row each, without a Python object per transition.
 
     Args:
-        features (`datasets.Features`): The columns, from [`history_features`].
+        observation_space (`gymnasium.Space`): One environment's observations.
+        action_space (`gymnasium.Space`): One environment's actions.
         descriptions (`Sequence[Mapping]`): For each history, its `DESCRIPTION_COLUMNS`.
-        lengths (`np.ndarray`): Transitions in each history, shape `(histories,)`.
-        steps (`Mapping[str, np.ndarray]`): The `STEP_COLUMNS`, each with the transitions of all histories end to end:
-            shape `(sum of lengths,)` or `(sum of lengths, width)`.
-    """
-    ends = np.cumsum(lengths)
-    offsets = pa.array(np.append(0, ends), pa.int32())
-    total = int(ends[-1])
-    episodes = _episode_columns(ends, steps["rewards"], steps["terminations"] | steps["truncations"])
+        lengths (`np.ndarray`): Transitions in each history, at least one, shape `(histories,)`.
+        steps (`Mapping[str, np.ndarray]`): The `STEP_COLUMNS`, each with the transitions of all histories end to end
+            along the first axis.
 
+    Raises:
+        ValueError: If a column is missing, or its shape or values do not fit; the message names it.
+    """
+    if len(descriptions) != len(lengths) or np.min(lengths, initial=1) < 1:
+        raise ValueError(f"{len(descriptions)} histories have the lengths {lengths}: expected one each, at least 1.")
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    spaces = {"observations": observation_space, "actions": action_space}
+    for column in STEP_COLUMNS:
+        _check_steps(column, steps, total, spaces.get(column))
+    dones = steps["terminations"].astype(bool) | steps["truncations"].astype(bool)
+    episodes = _episode_columns(ends, steps["rewards"], dones)
+
+    features = history_features(observation_space, action_space)
+    offsets = pa.array(np.append(0, ends), pa.int32())
     arrays: dict[str, pa.Array] = {}
     for column in DESCRIPTION_COLUMNS:
         arrays[column] = pa.array([description[column] for description in descriptions], features[column].pa_type)
@@ -101,26 +126,33 @@ def history_table(
         feature = features[column]
         if isinstance(feature, datasets.Array2D):
             width = feature.shape[1]
-            values = _flat_values(column, steps[column], feature.dtype, (total, width))
+            values = pa.array(steps[column].astype(feature.dtype, copy=False).reshape(-1))
             rows = pa.ListArray.from_arrays(pa.array(np.arange(0, total * width + 1, width), pa.int32()), values)
-            storage = pa.ListArray.from_arrays(offsets, rows)
-            arrays[column] = pa.ExtensionArray.from_storage(feature(), storage)
+            arrays[column] = pa.ExtensionArray.from_storage(feature(), pa.ListArray.from_arrays(offsets, rows))
         else:
-            values = _flat_values(column, steps[column], feature.feature.dtype, (total,))
+            values = pa.array(steps[column].astype(feature.feature.pa_type.to_pandas_dtype(), copy=False))
             arrays[column] = pa.ListArray.from_arrays(offsets, values)
     for column, (values, episode_offsets) in episodes.items():
         arrays[column] = pa.ListArray.from_arrays(pa.array(episode_offsets, pa.int32()), pa.array(values))
     return pa.Table.from_arrays([arrays[column] for column in features], schema=features.arrow_schema)
 
 
-def _flat_values(column: str, values: np.ndarray, dtype: str, shape: tuple[int, ...]) -> pa.Array:
-    # Array2D accepts a wrong width without a word, so it is checked here.
-    if values.shape != shape:
-        raise ValueError(f"{column} have the shape {values.shape}, expected {shape}.")
-    narrow = values.astype("bool_" if dtype == "bool" else dtype, copy=False)
-    if narrow.dtype != values.dtype and values.dtype.kind in "iu" and not np.array_equal(narrow, values):
-        raise ValueError(f"{column} hold values that do not fit into {dtype}: they lie outside the space.")
-    return pa.array(narrow.reshape(-1))
+def _check_steps(column: str, steps: Mapping[str, np.ndarray], total: int, space: gymnasium.Space | None) -> None:
+    """Arrow takes wrong widths and the storage type wrong values without a word, so they are checked here."""
+    if column not in steps:
+        raise ValueError(f"The histories lack the column {column!r}: expected {list(STEP_COLUMNS)}.")
+    values = steps[column]
+    expected = (total, *((space.shape or ()) if space is not None else ()))
+    if values.shape != expected:
+        raise ValueError(f"{column} have the shape {values.shape}, expected {expected} for {total} transitions.")
+    if space is None:
+        if not np.isfinite(values).all():
+            raise ValueError(f"{column} hold values that are not finite numbers.")
+        return
+    low, high = space_bounds(space)
+    wrong = (values < low) | (values > high) | (values != np.floor(values) if values.dtype.kind == "f" else False)
+    if wrong.any():
+        raise ValueError(f"{column} hold {values[wrong][0]}, which lies outside the space {space}.")
 
 
 def _episode_columns(

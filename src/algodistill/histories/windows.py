@@ -64,6 +64,10 @@ class HistoryWindows(Dataset):
         start_share: float = 0.0,
         seed: int = 0,
     ):
+        if isinstance(dataset, datasets.DatasetDict):
+            raise ValueError(
+                f"That is a dataset with the splits {list(dataset)}: choose one, such as dataset['train']."
+            )
         missing = [column for column in COLUMNS if column not in dataset.column_names]
         if missing:
             raise ValueError(
@@ -73,6 +77,7 @@ class HistoryWindows(Dataset):
             ("length", length, 1),
             ("episode_stride", episode_stride, 1),
             ("first_episode", first_episode, 0),
+            ("seed", seed, 0),
         ):
             if value < low:
                 raise ValueError(f"{name}={value} is out of range: expected at least {low}.")
@@ -121,7 +126,7 @@ class HistoryWindows(Dataset):
         starts_with_history, seed = rng.random() < self.start_share, rng.integers(2**63)
         last_start = max(int(self.transitions[history]) - self.length, 0)
         start = 0 if starts_with_history else int(rng.integers(last_start + 1))
-        return {**self.read(history, start), "seed": seed}
+        return {**self.read(history, start), "seed": np.asarray(seed)}
 
     def read(self, history: int, start: int) -> Window:
         """The window of the `history`-th row that starts with its `start`-th kept transition."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from ..environments import Task
-from .schema import ROW_GROUP_BYTES, STEP_COLUMNS, history_features, history_table, task_json
+from .schema import ROW_GROUP_BYTES, SPLITS, STEP_COLUMNS, history_features, history_table, task_json
 
 
 def shard_path(folder: Path, split: str, index: int) -> Path:
@@ -51,11 +51,20 @@ class HistoryRecorder:
     def append(self, observation: Any, action: Any, reward: float, terminated: bool, truncated: bool) -> None:
         """Add one transition: what the learner saw, did and got, and whether its episode ended there."""
         for column, value in zip(STEP_COLUMNS, (observation, action, reward, terminated, truncated), strict=True):
-            self._steps[column].append(value)
+            # A copy: environments may reuse the array that they return.
+            self._steps[column].append(np.array(value))
 
     def columns(self) -> dict[str, np.ndarray]:
-        """The transitions so far, each column an array with them along its first axis."""
-        return {column: np.asarray(values) for column, values in self._steps.items()}
+        """The transitions so far, each column an array with them along its first axis.
+
+        Raises:
+            ValueError: If the shape of a column changes from step to step.
+        """
+        for column, values in self._steps.items():
+            shapes = sorted({value.shape for value in values})
+            if len(shapes) > 1:
+                raise ValueError(f"{column} have different shapes from step to step: {shapes}.")
+        return {column: np.stack(values) for column, values in self._steps.items()}
 
 
 class HistoryWriter:
@@ -94,12 +103,15 @@ class HistoryWriter:
         shard_megabytes: float = 64,
     ):
         self.folder = Path(folder)
-        self._features = history_features(observation_space, action_space)
-        self._spaces = {"observations": observation_space, "actions": action_space}
+        self._spaces = observation_space, action_space
+        features = history_features(*self._spaces)
+        for path in self._shards("*"):
+            if pa.parquet.read_schema(path) != features.arrow_schema:
+                raise ValueError(f"{path} holds histories of other spaces than {self._spaces}: choose another folder.")
         self._environment, self._algorithm = environment, algorithm
         self._shard_bytes = shard_megabytes * 2**20
         self._pending: dict[str, list[pa.Table]] = {}
-        self._histories: dict[str, int] = {}
+        self._next_id: dict[str, int] = {}
 
     def __enter__(self) -> "HistoryWriter":
         return self
@@ -138,24 +150,13 @@ class HistoryWriter:
         Raises:
             ValueError: If a column is missing, or its shape or values do not fit the spaces.
         """
-        missing = [column for column in STEP_COLUMNS if column not in steps]
-        if missing:
-            raise ValueError(f"The histories lack the columns {missing}: expected {list(STEP_COLUMNS)}.")
-        total = int(np.sum(lengths))
-        flat = {column: np.asarray(steps[column]) for column in STEP_COLUMNS}
-        for column, space in self._spaces.items():
-            if flat[column].shape != (total, *space.shape):
-                raise ValueError(
-                    f"{column} have the shape {flat[column].shape}, expected {(total, *space.shape)} for {total} "
-                    f"transitions of {space}."
-                )
-            if space.shape:
-                flat[column] = flat[column].reshape(total, -1)
-        if split not in self._histories:
-            self._histories[split] = sum(pa.parquet.read_metadata(path).num_rows for path in self._shards(split))
+        if split not in SPLITS:
+            raise ValueError(f"split={split!r} is not known: choose one of {list(SPLITS)}.")
+        if split not in self._next_id:
+            self._next_id[split] = self._first_free_id(split)
         descriptions = [
             {
-                "id": f"{split}-{self._histories[split] + index:07d}",
+                "id": f"{split}-{self._next_id[split] + index:07d}",
                 "task": task_json(task),
                 "environment": self._environment,
                 "algorithm": self._algorithm,
@@ -163,17 +164,28 @@ class HistoryWriter:
             }
             for index, (task, seed) in enumerate(zip(tasks, seeds, strict=True))
         ]
-        self._histories[split] += len(descriptions)
+        flat = {column: np.asarray(values) for column, values in steps.items()}
+        table = history_table(*self._spaces, descriptions, np.asarray(lengths), flat)
+        self._next_id[split] += len(descriptions)
         pending = self._pending.setdefault(split, [])
-        pending.append(history_table(self._features, descriptions, np.asarray(lengths), flat))
+        pending.append(table)
         if sum(table.nbytes for table in pending) >= self._shard_bytes:
             self._flush(split)
 
     def _shards(self, split: str) -> list[Path]:
         return sorted(shard_path(self.folder, split, 0).parent.glob(f"{split}-*.parquet"))
 
+    def _first_free_id(self, split: str) -> int:
+        numbers = [
+            int(name.rpartition("-")[2])
+            for path in self._shards(split)
+            for name in pa.parquet.read_table(path, columns=["id"])["id"].to_pylist()
+        ]
+        return max(numbers, default=-1) + 1
+
     def _flush(self, split: str) -> None:
-        index = len(self._shards(split))
+        shards = self._shards(split)
+        index = int(shards[-1].stem.rpartition("-")[2]) + 1 if shards else 0
         write_shard(shard_path(self.folder, split, index), pa.concat_tables(self._pending[split]))
         self._pending[split] = []
 

@@ -34,7 +34,7 @@ class PreallocatedLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start = self.keys.shape[-2]
+        start = self.get_seq_length()
         end = start + key_states.shape[-2]
         self._all_keys[:, :, start:end] = key_states
         self._all_values[:, :, start:end] = value_states
@@ -251,7 +251,7 @@ class AlgorithmDistillationAgent:
         # An action under way belongs to a context that is gone.
         self._acted = self._acted and not mask.all()
         lengths = np.zeros(self.num_envs, dtype=np.int64)
-        for stream, window, tokens in zip(streams, prompts, encoded, strict=True):
+        for stream, window, tokens in zip(streams.tolist(), prompts, encoded, strict=True):
             if window is not None and tokens is not None:
                 lengths[stream] = self._write_prompt(stream, window, tokens)
         for length in np.unique(lengths[mask]):

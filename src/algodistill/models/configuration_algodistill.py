@@ -1,5 +1,6 @@
 """Configuration of an Algorithm Distillation model."""
 
+from dataclasses import field
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -36,8 +37,8 @@ class AlgorithmDistillationConfig(PreTrainedConfig):
     sub_configs = {"text_config": AutoConfig}
 
     text_config: Any = None
-    observation_sizes: list[int] | None = None
-    action_sizes: list[int] | None = None
+    observation_sizes: list[int] = field(default_factory=lambda: [1])
+    action_sizes: list[int] = field(default_factory=lambda: [1])
     layout: str = "transition"
     context_length: int = 500
     label_smoothing: float = 0.0
@@ -57,8 +58,6 @@ class AlgorithmDistillationConfig(PreTrainedConfig):
         decoder.update(vocab_size=1, pad_token_id=None, bos_token_id=None, eos_token_id=None)
         model_type = decoder.pop("model_type")
         self.text_config = AutoConfig.for_model(model_type, **decoder)
-        self.observation_sizes = self.observation_sizes or [1]
-        self.action_sizes = self.action_sizes or [1]
         self._check()
         super().__post_init__(**kwargs)
 

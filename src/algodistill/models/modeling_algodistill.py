@@ -90,7 +90,6 @@ class AlgorithmDistillationModel(PreTrainedModel):
     config: AlgorithmDistillationConfig
     base_model_prefix = "algodistill"
     main_input_name = "observations"
-    input_modalities = ("time",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -172,16 +171,14 @@ class AlgorithmDistillationModel(PreTrainedModel):
         self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: int | torch.Tensor | None
     ) -> torch.Tensor:
         """Mean cross-entropy over all labels, in float32."""
-        dimensions = logits.float().split(self.config.action_sizes, dim=-1)
-        total = sum(
-            F.cross_entropy(
+        total = logits.new_zeros((), dtype=torch.float32)
+        for index, scores in enumerate(logits.float().split(self.config.action_sizes, dim=-1)):
+            total = total + F.cross_entropy(
                 scores.flatten(0, 1),
                 labels[..., index].flatten(),
                 reduction="sum",
                 label_smoothing=self.config.label_smoothing if self.training else 0.0,
             )
-            for index, scores in enumerate(dimensions)
-        )
         return total / (num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum())
 
     def agent(self, tokeniser: Any, num_envs: int, **kwargs: Any) -> AlgorithmDistillationAgent:

@@ -56,14 +56,16 @@ class TabularQLearning:
             )
         if not isinstance(action_space, Discrete):
             raise ValueError(f"Tabular Q-learning needs Discrete actions, not {action_space}.")
-        for name, value, upper in (
-            ("learning_rate", learning_rate, 1),
-            ("discount", discount, 1),
-            ("epsilon_start", epsilon_start, 1),
-            ("epsilon_end", epsilon_end, 1),
+        for name, value in (
+            ("learning_rate", learning_rate),
+            ("discount", discount),
+            ("epsilon_start", epsilon_start),
+            ("epsilon_end", epsilon_end),
         ):
-            if not 0 <= value <= upper:
-                raise ValueError(f"{name}={value} is out of range: expected a number from 0 to {upper}.")
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value} is out of range: expected a number from 0 to 1.")
+        if not np.isfinite(initial_value):
+            raise ValueError(f"initial_value={initial_value} is out of range: expected a finite number.")
         if epsilon_episodes < 1:
             raise ValueError(f"epsilon_episodes={epsilon_episodes} is out of range: expected at least 1.")
         # state = sum over dimensions of (observation - start) * stride

@@ -1,6 +1,7 @@
 """Everything an experiment can be told, as dataclasses: the keys of a preset and the options of the command line."""
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,16 +9,11 @@ import torch
 from transformers import TrainingArguments
 
 
-def _mapping(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
-    """A mapping that came from Python, or as JSON from the command line."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{name}={value!r} is not JSON: {error}.") from error
-    if value is not None and not isinstance(value, dict):
-        raise ValueError(f"{name}={value!r} is not a mapping.")
-    return value or {}
+class JsonMapping(dict[str, Any]):
+    """A mapping that may come as JSON from the command line."""
+
+    def __init__(self, value: str | Mapping[str, Any] | Iterable[tuple[str, Any]] = ()):
+        super().__init__(json.loads(value) if isinstance(value, str) else value)
 
 
 @dataclass
@@ -27,8 +23,8 @@ class HistoryArguments:
     _argument_group_name = "histories"
 
     environment: str = field(metadata={"help": "Gymnasium id of the environment."})
-    environment_kwargs: dict | str | None = field(
-        default=None,
+    environment_kwargs: JsonMapping = field(
+        default_factory=JsonMapping,
         metadata={"help": "What else the environment is made with (a mapping; JSON on the command line)."},
     )
     dataset: str | None = field(
@@ -41,16 +37,12 @@ class HistoryArguments:
     train_tasks: int = field(default=1, metadata={"help": "Number of tasks to train on."})
     validation_tasks: int = field(default=0, metadata={"help": "Number of tasks to tune on; the rest are test tasks."})
     source: str = field(default="q_learning", metadata={"help": "Source algorithm to record."})
-    source_kwargs: dict | str | None = field(
-        default=None, metadata={"help": "Its settings (a mapping; JSON on the command line)."}
+    source_kwargs: JsonMapping = field(
+        default_factory=JsonMapping, metadata={"help": "Its settings (a mapping; JSON on the command line)."}
     )
     learners_per_task: int = field(default=1, metadata={"help": "Independent learners on each task."})
     episodes: int = field(default=100, metadata={"help": "Episodes in each history."})
     collect_seed: int = field(default=0, metadata={"help": "Seed of collecting."})
-
-    def __post_init__(self) -> None:
-        self.environment_kwargs = _mapping("environment_kwargs", self.environment_kwargs)
-        self.source_kwargs = _mapping("source_kwargs", self.source_kwargs)
 
 
 @dataclass
@@ -78,8 +70,8 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Checkpoint to start from: a folder or a Hub id. It brings its own settings."}
     )
-    decoder: dict | str | None = field(
-        default=None,
+    decoder: JsonMapping = field(
+        default_factory=JsonMapping,
         metadata={
             "help": "Decoder: its model_type and its configuration (a mapping; JSON on the command line). By default "
             "a 4-layer, 64-wide qwen3."
@@ -95,9 +87,6 @@ class ModelArguments:
         default=0.0, metadata={"help": "Probability that a part of a training step is hidden."}
     )
     embedding_dropout: float = field(default=0.0, metadata={"help": "Dropout of the tokens that enter the decoder."})
-
-    def __post_init__(self) -> None:
-        self.decoder = _mapping("decoder", self.decoder)
 
 
 @dataclass

@@ -14,7 +14,7 @@ import pyarrow.parquet
 from ..environments import TASK_DISTRIBUTIONS, TaskSplit, split_tasks
 from ..evaluation import named_episodes
 from ..histories import Collection, collect_histories
-from ..histories.collecting import batches
+from ..histories.collecting import SHARD_TRANSITIONS, batches
 from ..histories.writing import shard_path, whole_file
 from ..hub import write_card
 from .arguments import (
@@ -107,18 +107,21 @@ def collect_into(folder: Path, collection: Collection, preset: str, *, progress:
         ValueError: If the folder holds other histories, or something else.
     """
     # Through JSON, so that what is compared is what can be read back.
-    wanted = json.loads(json.dumps(dataclasses.asdict(collection)))
+    wanted = json.loads(json.dumps({**dataclasses.asdict(collection), "shard_transitions": SHARD_TRANSITIONS}))
     todo = batches(collection)
     path = folder / COLLECTION_FILE
     if path.exists():
-        found = json.loads(path.read_text())["collection"]
+        try:
+            found = json.loads(path.read_text())["collection"]
+        except (json.JSONDecodeError, KeyError) as error:
+            raise ValueError(f"{path} is damaged: delete {folder} to collect anew.") from error
         changed = [key for key in wanted if found.get(key) != wanted[key]]
         if changed:
             raise ValueError(
                 f"{folder} holds histories that were collected with other settings ({', '.join(changed)}). To collect "
                 "anew, delete that folder or choose another."
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise ValueError(f"{folder} holds something that is not a collection of histories: choose another folder.")
     else:
         fingerprint = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
@@ -188,6 +191,8 @@ def load_histories(name_or_path: str | Path, split: str) -> datasets.Dataset | N
                 ) from error
     try:
         splits: Mapping[str, Any] = datasets.load_dataset(str(name_or_path))
-    except (FileNotFoundError, datasets.exceptions.DatasetGenerationError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"{name_or_path} cannot be read as a dataset: {error}") from error
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(
+            f"{name_or_path} is no dataset: it is neither a folder of histories nor to be had from the Hub ({error})."
+        ) from error
     return splits.get(split)

@@ -34,7 +34,7 @@ from .trainer import AlgorithmDistillationTrainer
 
 
 SETTINGS_FILE = "settings.json"
-ARGUMENTS = (
+ARGUMENTS: tuple[Any, ...] = (
     HistoryArguments,
     WindowArguments,
     ModelArguments,
@@ -70,7 +70,7 @@ class Experiment:
     @property
     def output(self) -> Path:
         """The run's folder."""
-        return Path(self.training.output_dir)
+        return Path(str(self.training.output_dir))
 
     def settings(self) -> dict[str, Any]:
         """What is learnt depends on this, as JSON."""
@@ -82,7 +82,7 @@ class Experiment:
 def make_parser() -> OneLineParser:
     """The command line of the main job."""
     parser = OneLineParser(
-        ARGUMENTS,
+        list(ARGUMENTS),
         prog="train.py",
         description="Collect learning histories, distil them, and evaluate the model on held-out tasks.",
     )
@@ -224,16 +224,11 @@ def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDisti
     envs = make_environments(histories.environment, split.train[:1], **histories.environment_kwargs)
     spaces = envs.single_observation_space, envs.single_action_space
     envs.close()
-    place = {
-        "environment": histories.environment,
-        "environment_kwargs": histories.environment_kwargs,
-        "test_tasks": split.test,
-    }
     if arguments.model_name_or_path is not None:
         model, tokeniser = load_checkpoint(arguments.model_name_or_path)
         tokeniser.check_spaces(*spaces)
-        for name, value in place.items():
-            setattr(model.config, name, value)
+        model.config.environment, model.config.environment_kwargs = histories.environment, histories.environment_kwargs
+        model.config.test_tasks = split.test
         return model, tokeniser
     tokeniser = HistoryTokeniser(*spaces, layout=arguments.layout)
     config = AlgorithmDistillationConfig(
@@ -245,7 +240,9 @@ def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDisti
         label_smoothing=arguments.label_smoothing,
         token_masking=arguments.token_masking,
         embedding_dropout=arguments.embedding_dropout,
-        **place,
+        environment=histories.environment,
+        environment_kwargs=histories.environment_kwargs,
+        test_tasks=split.test,
     )
     return AlgorithmDistillationModel(config), tokeniser
 
@@ -301,5 +298,9 @@ def train(
 
 def evaluation_windows(source: Path | str, length: int) -> HistoryWindows:
     """Windows to compute the evaluation loss on: of the validation tasks if there are any, else of training tasks."""
-    histories = load_histories(source, "validation") or load_histories(source, "train")
+    for split in ("validation", "train"):
+        histories = load_histories(source, split)
+        if histories is not None:
+            break
+    assert histories is not None, "the training split was read before"
     return HistoryWindows(histories.select(range(min(len(histories), EVALUATION_HISTORIES))), length)

@@ -66,7 +66,7 @@ def _as_options(settings: dict[str, Any]) -> list[str]:
 
 
 def parse_settings(
-    dataclass_types: Sequence[type],
+    dataclass_types: Sequence[Any],
     preset: str | Path,
     options: Sequence[str],
     *,
@@ -86,7 +86,7 @@ def parse_settings(
         ValueError: If a key or option is unknown, or a value is of the wrong type; the message names it.
     """
     path = find_preset(str(preset))
-    parser = OneLineParser(dataclass_types, allow_abbrev=False)
+    parser = OneLineParser(list(dataclass_types), allow_abbrev=False)
     known = {action.dest for action in parser._actions}
     settings = read_preset(path)
     unknown = sorted(set(settings) - known - set(other_keys))

@@ -1,11 +1,11 @@
 """The Trainer: HuggingFace's, with an in-context evaluation on tasks."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -48,6 +48,8 @@ class AlgorithmDistillationTrainer(Trainer):
         kwargs: As for `Trainer`.
     """
 
+    args: AlgorithmDistillationTrainingArguments
+
     def __init__(
         self,
         model: AlgorithmDistillationModel,
@@ -58,35 +60,43 @@ class AlgorithmDistillationTrainer(Trainer):
         **kwargs: Any,
     ):
         self.eval_tasks = list(eval_tasks or [])
+        self.tokeniser = processing_class
         kwargs.setdefault("data_collator", WindowCollator(processing_class, model.config.token_masking))
         super().__init__(model, args, processing_class=processing_class, **kwargs)
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
         if self.eval_tasks:
-            for name, value in self._in_context_metrics().items():
-                output.metrics[f"{metric_key_prefix}_{name}"] = value
+            metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._in_context_metrics().items()}
+            output = output._replace(metrics={**(output.metrics or {}), **metrics})
         return output
 
     def _in_context_metrics(self) -> dict[str, float]:
         """Returns in context, every process acting in its share of the streams of each task."""
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        processes, rank = self.args.world_size, self.args.process_index
-        streams = self.args.eval_streams or default_streams(len(self.eval_tasks))
+        model, args = self.accelerator.unwrap_model(self.model, keep_torch_compile=False), self.args
+        processes, rank = args.world_size, args.process_index
+        streams = args.eval_streams or default_streams(len(self.eval_tasks))
         per_process = max(streams // len(self.eval_tasks) // processes, 1) * len(self.eval_tasks)
         was_training = model.training
         returns, _ = rollout(
             model,
-            self.processing_class,
+            self.tokeniser,
             model.config.environment,
             self.eval_tasks,
-            episodes=self.args.eval_episodes,
+            episodes=args.eval_episodes,
             streams=per_process,
             environment_kwargs=model.config.environment_kwargs,
-            seed=self.args.seed + 1_000_003 * rank,
+            seed=args.seed + 1_000_003 * rank,
         )
         model.train(was_training)
-        per_task = torch.tensor(returns.mean(axis=1), device=self.args.device, dtype=torch.float32)[None]
+        per_task = torch.tensor(returns.mean(axis=1), device=args.device, dtype=torch.float32)[None]
         curve = self.accelerator.gather(per_task).mean(dim=(0, 1)).cpu().numpy()
         last = max(len(curve) // 10, 1)
         return {
@@ -96,11 +106,3 @@ class AlgorithmDistillationTrainer(Trainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The card is written with the evaluation; the one that `Trainer` would write knows nothing of it."""
-
-    def save_code(self) -> None:
-        """Put the configuration and the modelling files into the output folder, so that every push carries them."""
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            model.config.save_pretrained(folder)

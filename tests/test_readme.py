@@ -1,0 +1,67 @@
+"""The README's code, run as it stands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import ROOT, program_environment
+
+from algodistill.environments import DarkRoomTasks, make_environments
+from algodistill.models import AlgorithmDistillationConfig, AlgorithmDistillationModel, HistoryTokeniser
+
+
+README = (ROOT / "README.md").read_text()
+
+
+def code_below(heading: str) -> str:
+    section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    return code
+
+
+def run_code(code: str, folder: Path) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=program_environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_acting_takes_about_ten_lines_and_works(tmp_path: Path) -> None:
+    code = code_below("Act with a checkpoint")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 14
+    tasks = DarkRoomTasks().tasks()[:3]
+    envs = make_environments("algodistill/DarkRoom-v0", tasks)
+    tokeniser = HistoryTokeniser(envs.single_observation_space, envs.single_action_space)
+    config = AlgorithmDistillationConfig(
+        text_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2},
+        observation_sizes=tokeniser.observation_sizes,
+        action_sizes=tokeniser.action_sizes,
+        test_tasks=tasks,
+    )
+    for part in (AlgorithmDistillationModel(config), tokeniser):
+        part.save_pretrained(tmp_path / "runs" / "dark_room")
+    assert "return in the last" in run_code(code, tmp_path)
+
+
+@pytest.mark.slow
+def test_own_environment_is_learnt_in_context(tmp_path: Path) -> None:
+    last_line = run_code(code_below("Your own environment"), tmp_path).strip().splitlines()
+    returns = [float(number) for number in re.findall(r"\d+\.\d*", " ".join(last_line[-2:]).rsplit("[", 1)[1])]
+    assert len(returns) == 10
+    # Guessing opens a fifth of both dials; whoever remembers what failed has them all by the fifth episode.
+    assert returns[0] < 0.8
+    assert returns[-1] > 1.5
+
+
+def test_readme_shows_no_picture_or_file_that_is_not_there() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
