@@ -617,8 +617,8 @@ def test_observing_before_acting_is_refused(agent):
 @pytest.mark.parametrize(
     ("observations", "named"),
     [
-        ([[0, 0]], "1 observations"),
-        ([[0, 0]] * 3, "3 observations"),
+        ([[0, 0]], r"\(1, 2\)"),
+        ([[0, 0]] * 3, r"\(3, 2\)"),
         ([0, 0], r"\(2,\)"),
         ([[0, 0, 0]] * 2, r"\(2, 3\)"),
         ([[0, 0], [6, 0]], r"\[6, 0\]"),

@@ -342,7 +342,7 @@ WRONG_WINDOWS = {
         {"previous_action": 7, "previous_reward": 0.0, "history_start": False},
         ["7", "Discrete"],
     ),
-    "fewer observations than rewards": (Discrete(6), Discrete(3), {"observations": [0, 1]}, ["observations", "(2,)"]),
+    "fewer observations than rewards": (Discrete(6), Discrete(3), {"observations": [0, 1]}, ["observations", "2"]),
     "fewer actions than rewards": (Discrete(6), Discrete(3), {"actions": [0, 1]}, ["actions"]),
     "fewer episode starts than rewards": (Discrete(6), Discrete(3), {"episode_starts": [True]}, ["episode_starts"]),
     "no step at all": (

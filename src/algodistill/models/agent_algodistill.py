@@ -132,7 +132,8 @@ class AlgorithmDistillationAgent:
         self._history_starts = np.ones(num_envs, dtype=bool)
         # Streams whose next step only resets their environment.
         self._skipping = np.zeros(num_envs, dtype=bool)
-        self._acted = False
+        # Streams whose last action has not led to anything yet.
+        self._awaiting = np.zeros(num_envs, dtype=bool)
         self._groups = [StreamGroup(np.arange(num_envs))]
 
     @property
@@ -157,11 +158,13 @@ class AlgorithmDistillationAgent:
             ValueError: If the observations have another shape or lie outside the space.
             RuntimeError: If the last step has not been observed yet.
         """
-        if self._acted:
+        if self._awaiting.any():
             raise RuntimeError("act() was called twice: call observe(rewards, terminations, truncations) in between.")
         observations = np.asarray(observations)
-        if len(observations) != self.num_envs:
-            raise ValueError(f"{len(observations)} observations were given for {self.num_envs} environments.")
+        if observations.shape[:1] != (self.num_envs,):
+            raise ValueError(
+                f"observations have the shape {observations.shape}: expected {self.num_envs} along the first axis."
+            )
         if self._last_actions is None:
             # Any actions will do where no stream has acted yet: the tokeniser writes "no action".
             blank = torch.zeros(self.num_envs, sum(self.tokeniser.action_sizes))
@@ -185,7 +188,7 @@ class AlgorithmDistillationAgent:
         acting = ~self._skipping
         self._last_actions = np.where(acting.reshape(-1, *[1] * (actions.ndim - 1)), actions, self._last_actions)
         self._history_starts &= ~acting
-        self._acted = True
+        self._awaiting[:] = True
         return actions
 
     def observe(self, rewards: Any, terminations: Any, truncations: Any) -> None:
@@ -200,7 +203,7 @@ class AlgorithmDistillationAgent:
             ValueError: If a shape is another.
             RuntimeError: If no action has been chosen since the last time.
         """
-        if not self._acted:
+        if not self._awaiting.any():
             raise RuntimeError("observe() was called before act(): there is no action that it could belong to.")
         values = {
             name: np.asarray(value)
@@ -210,12 +213,15 @@ class AlgorithmDistillationAgent:
             if value.shape != (self.num_envs,):
                 raise ValueError(f"{name} have the shape {value.shape}, expected {(self.num_envs,)}.")
         done = values["terminations"].astype(bool) | values["truncations"].astype(bool)
-        skipped = self._skipping
-        self._last_rewards = np.where(skipped, self._last_rewards, values["rewards"]).astype(np.float32)
-        self._episode_starts = done | skipped
-        self._skipping = done & ~skipped if self._skips_after_done else np.zeros_like(done)
-        self._acted = False
+        # What a stream did before it was reset belongs to a context that is gone.
+        current, skipped = self._awaiting, self._skipping
+        acted = current & ~skipped
+        self._last_rewards = np.where(acted, values["rewards"], self._last_rewards).astype(np.float32)
+        self._episode_starts = done | skipped | ~current
+        self._skipping = done & acted if self._skips_after_done else np.zeros_like(done)
+        self._awaiting = np.zeros_like(current)
 
+    @torch.inference_mode()
     def reset(self, mask: Any = None, prompt: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None) -> None:
         """Empty the contexts of some streams, and start them from stretches of history where a prompt is given.
 
@@ -248,8 +254,7 @@ class AlgorithmDistillationAgent:
         self._episode_starts[mask] = True
         self._history_starts[mask] = True
         self._skipping[mask] = False
-        # An action under way belongs to a context that is gone.
-        self._acted = self._acted and not mask.all()
+        self._awaiting[mask] = False
         lengths = np.zeros(self.num_envs, dtype=np.int64)
         for stream, window, tokens in zip(streams.tolist(), prompts, encoded, strict=True):
             if window is not None and tokens is not None:

@@ -66,6 +66,17 @@ class AlgorithmDistillationConfig(PreTrainedConfig):
             raise ValueError(f"layout={self.layout!r} is not known: choose one of {list(LAYOUTS)}.")
         if self.context_length < 1:
             raise ValueError(f"context_length={self.context_length} holds no step: expected at least 1.")
+        tokens = self.context_length * self.tokens_per_step
+        positions = getattr(self.text_config, "max_position_embeddings", None)
+        if positions is not None and tokens > positions:
+            raise ValueError(
+                f"context_length={self.context_length} makes {tokens} tokens, more than the decoder's "
+                f"max_position_embeddings={positions}."
+            )
+        for name in ("observation_sizes", "action_sizes"):
+            sizes = getattr(self, name)
+            if not sizes or min(sizes) < 1:
+                raise ValueError(f"{name}={sizes} is out of range: expected numbers of values of at least 1.")
         for name in ("label_smoothing", "token_masking", "embedding_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is out of range: expected a number from 0 to below 1.")

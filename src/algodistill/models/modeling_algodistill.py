@@ -50,6 +50,8 @@ class StepEmbedding(nn.Module):
         self.episode_start = nn.Embedding(2, hidden_size)
         # What stands in place of a hidden part: previous action, previous reward, observation.
         self.hidden_part = nn.Embedding(3, hidden_size)
+        # Without masking nothing is ever hidden, and a table that gets no gradient is to be frozen.
+        self.hidden_part.requires_grad_(config.token_masking > 0)
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layout = config.layout
 
@@ -109,6 +111,11 @@ class AlgorithmDistillationModel(PreTrainedModel):
         parameters = inspect.signature(self.decoder.forward).parameters
         self._cache_name = "past_key_values" if "past_key_values" in parameters else "cache_params"
         self.post_init()
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: for custom code, `from_pretrained` leaves out the decoder's own filling of its buffers."""
+        return False
 
     def forward(
         self,

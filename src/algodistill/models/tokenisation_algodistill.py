@@ -8,6 +8,7 @@ import torch
 from transformers import BatchFeature, FeatureExtractionMixin
 
 
+LAYOUTS = ("transition", "interleaved")
 # Labels of padding, which the loss passes over.
 IGNORED = -100
 # The parts of a step that can be hidden from the model, in the order of `token_mask`'s last axis.
@@ -20,15 +21,16 @@ def describe_space(space: Any) -> dict[str, Any]:
     Raises:
         ValueError: If the space is neither Discrete, MultiDiscrete nor MultiBinary.
     """
-    if isinstance(space, Mapping):
+    if isinstance(space, Mapping) and space.get("type") in ("Discrete", "MultiDiscrete", "MultiBinary"):
         return dict(space)
     kind = type(space).__name__
     if kind == "Discrete":
-        return {"type": kind, "n": int(space.n), "start": int(space.start)}
+        return {"type": kind, "n": int(space.n), "start": int(space.start), "dtype": space.dtype.name}
     if kind == "MultiDiscrete":
-        return {"type": kind, "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        described = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        return {"type": kind, **described, "dtype": space.dtype.name}
     if kind == "MultiBinary":
-        return {"type": kind, "shape": list(space.shape)}
+        return {"type": kind, "shape": list(space.shape), "dtype": space.dtype.name}
     raise ValueError(f"The space {space} cannot be tokenised: expected Discrete, MultiDiscrete or MultiBinary.")
 
 
@@ -46,7 +48,7 @@ def _sizes(space: Mapping[str, Any]) -> np.ndarray:
 
 def _starts(space: Mapping[str, Any]) -> np.ndarray:
     """Smallest value of each dimension of a described space, shape `(dimensions,)`."""
-    return np.atleast_1d(space.get("start", 0)).reshape(-1)
+    return np.broadcast_to(np.asarray(space.get("start", 0)), _shape(space)).reshape(-1)
 
 
 def _offsets(sizes: np.ndarray) -> np.ndarray:
@@ -103,6 +105,8 @@ class HistoryTokeniser(FeatureExtractionMixin):
         super().__init__(**kwargs)
         self.observation_space = describe_space(observation_space)
         self.action_space = describe_space(action_space)
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout={layout!r} is not known: choose one of {list(LAYOUTS)}.")
         self.layout = layout
 
     @property
@@ -199,6 +203,10 @@ class HistoryTokeniser(FeatureExtractionMixin):
 
     def _encode_window(self, window: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         actions, rewards = np.asarray(window["actions"]), np.asarray(window["rewards"])
+        lengths = {name: len(window[name]) for name in ("observations", "actions", "rewards", "episode_starts")}
+        if len(set(lengths.values())) > 1 or not len(rewards):
+            raise ValueError(f"A window has different numbers of steps, {lengths}: expected one number, at least 1.")
+        labels = torch.from_numpy(_encode("actions", actions, self.action_space, 1))
         history_starts = np.zeros(len(rewards), dtype=bool)
         history_starts[0] = window.get("history_start", True)
         first_action = np.zeros_like(actions[:1])
@@ -214,7 +222,7 @@ class HistoryTokeniser(FeatureExtractionMixin):
             window["episode_starts"],
             history_starts,
         )
-        return {**encoded, "labels": torch.from_numpy(_encode("actions", actions, self.action_space, 1))}
+        return {**encoded, "labels": labels}
 
     def decode(self, logits: torch.Tensor, uniforms: torch.Tensor | None = None) -> np.ndarray:
         """Turn logits of one step into actions.
@@ -236,8 +244,7 @@ class HistoryTokeniser(FeatureExtractionMixin):
                 chosen = (cumulative <= uniforms[:, dimension, None] * cumulative[:, -1:]).sum(dim=-1)
                 columns.append(chosen.clamp(max=part.shape[-1] - 1))
         indices = torch.stack(columns, dim=-1).numpy() + _starts(self.action_space)
-        dtype = np.int8 if self.action_space["type"] == "MultiBinary" else np.int64
-        return indices.reshape(len(indices), *_shape(self.action_space)).astype(dtype)
+        return indices.reshape(len(indices), *_shape(self.action_space)).astype(self.action_space["dtype"])
 
     def to_dict(self) -> dict[str, Any]:
         return {
