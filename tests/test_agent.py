@@ -557,6 +557,23 @@ def test_the_seed_alone_decides_what_is_sampled():
     assert greedy not in [actions(seed=seed) for seed in range(4)]
 
 
+def test_temperature_sharpens_what_is_sampled_and_comes_with_the_checkpoint():
+    tokeniser = tiny_tokeniser()
+    model = tiny_model(tokeniser)
+    observations = [[0, 0]] * 4000
+    greedy = model.agent(tokeniser, 4000, action_selection="greedy").act(observations)
+    shares = []
+    for temperature in (2.0, None, 0.5, 0.0005):
+        actions = model.agent(tokeniser, 4000, seed=0, temperature=temperature).act(observations)
+        shares.append((actions == greedy).mean())
+    assert shares == sorted(shares) and shares[0] < shares[1] - 0.02 and shares[-1] == 1.0
+
+    model.config.temperature = 0.0005
+    assert (model.agent(tokeniser, 4000, seed=0).act(observations) == greedy).all()
+    with pytest.raises(ValueError, match="temperature=0"):
+        model.agent(tokeniser, 1, temperature=0)
+
+
 def test_greedy_takes_the_likeliest_and_sampling_follows_the_probabilities():
     tokeniser = tiny_tokeniser()
     model = tiny_model(tokeniser)

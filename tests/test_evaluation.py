@@ -189,6 +189,7 @@ def test_a_result_has_the_documented_keys(result):
         "context_length",
         "environment_steps",
         "action_selection",
+        "temperature",
         "seed",
         "episode_return",
         "references",
@@ -196,7 +197,7 @@ def test_a_result_has_the_documented_keys(result):
     ]
     assert list(result["episode_return"]) == ["mean", "standard_error", "per_task"]
     assert set(result["references"]) == {"random", "optimal", "source"}
-    described = {name: result[name] for name in list(result)[:10]}
+    described = {name: result[name] for name in list(result)[:11]}
     assert described == {
         "environment": DARK_ROOM,
         "split": "test",
@@ -207,6 +208,7 @@ def test_a_result_has_the_documented_keys(result):
         "context_length": 9,
         "environment_steps": 12 * 5 * 4,
         "action_selection": "sample",
+        "temperature": 1.0,
         "seed": 2,
     }
     assert result["wall_seconds"] > 0

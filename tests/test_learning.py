@@ -99,7 +99,7 @@ def learn(histories: datasets.Dataset, folder: Path) -> np.ndarray:
 
 @pytest.mark.slow
 def test_order_of_the_episodes_is_what_is_learnt_from(histories: dict[str, datasets.Dataset], tmp_path: Path) -> None:
-    """Trained on histories, the model improves on held-out goals; trained on the same episodes shuffled, it does not."""
+    """Trained on histories, the model improves on held-out goals; trained on their episodes shuffled, it does not."""
     curves = {name: learn(dataset, tmp_path / name) for name, dataset in histories.items()}
     first = {name: curve[:2].mean() for name, curve in curves.items()}
     last = {name: curve[-5:].mean() for name, curve in curves.items()}

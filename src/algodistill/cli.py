@@ -51,6 +51,9 @@ def make_parser() -> argparse.ArgumentParser:
         default="sample",
         help="draw actions by their probability, or take the likeliest (default: sample)",
     )
+    evaluate.add_argument(
+        "--temperature", type=float, help="what the logits are divided by before sampling (default: the checkpoint's)"
+    )
     evaluate.add_argument("--context_length", type=int, help="steps in a context (default: the checkpoint's)")
     evaluate.add_argument(
         "--tasks",
@@ -100,6 +103,7 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
             episodes=arguments.episodes,
             streams=arguments.streams,
             action_selection=arguments.action_selection,
+            temperature=arguments.temperature,
             context_length=arguments.context_length,
             seed=arguments.seed,
             histories=histories,

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 
 MODEL, SOURCE, REFERENCE = "#1f5fa8", "#c8701a", "#6b6b6b"
@@ -34,6 +35,7 @@ def plot_learning_curve(result: Mapping[str, Any], path: Path) -> None:
         for name, style in (("optimal", "--"), ("random", ":")):
             if references.get(name) is not None:
                 axes.axhline(references[name], color=REFERENCE, linestyle=style, linewidth=1.2, label=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(1, max(len(mean), 2))
         axes.set_ylim(bottom=min(0.0, float(mean.min())))
         axes.set_xlabel("episode (weights frozen, context never reset)")

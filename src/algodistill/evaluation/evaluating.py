@@ -30,6 +30,7 @@ def evaluate(
     episodes: int = 100,
     streams: int | None = None,
     action_selection: str = "sample",
+    temperature: float | None = None,
     context_length: int | None = None,
     seed: int = 0,
     histories: datasets.Dataset | None = None,
@@ -48,6 +49,7 @@ def evaluate(
         episodes (`int`, *optional*, defaults to `100`): In-context episodes of every stream.
         streams (`int`, *optional*): Streams in all, a multiple of the number of tasks, at least 64 by default.
         action_selection (`str`, *optional*, defaults to `"sample"`): `"sample"` or `"greedy"`.
+        temperature (`float`, *optional*): What the logits are divided by before sampling; by default the model's.
         context_length (`int`, *optional*): Steps in a context; by default the model's.
         seed (`int`, *optional*, defaults to `0`): Seed of environments and actions.
         histories (`datasets.Dataset`, *optional*): Learning histories; those of the tasks evaluated give the source
@@ -68,6 +70,7 @@ def evaluate(
         raise ValueError("The checkpoint names no environment and test tasks: give environment= and tasks=.")
     kwargs = dict((environment_kwargs if environment_kwargs is not None else config.environment_kwargs) or {})
     context_length = config.context_length if context_length is None else context_length
+    temperature = config.temperature if temperature is None else temperature
     start = time.perf_counter()
     returns, environment_steps = rollout(
         model,
@@ -78,6 +81,7 @@ def evaluate(
         streams=streams,
         environment_kwargs=kwargs,
         action_selection=action_selection,
+        temperature=temperature,
         context_length=context_length,
         seed=seed,
         progress=progress,
@@ -94,6 +98,7 @@ def evaluate(
         "context_length": context_length,
         "environment_steps": environment_steps,
         "action_selection": action_selection,
+        "temperature": temperature,
         "seed": seed,
         "episode_return": {
             "mean": per_task.mean(axis=0).tolist(),

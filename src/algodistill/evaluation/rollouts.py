@@ -1,5 +1,6 @@
 """Letting a frozen model learn tasks in its context, many at once."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ def rollout(
     streams: int | None = None,
     environment_kwargs: Mapping[str, Any] | None = None,
     action_selection: str = "sample",
+    temperature: float | None = None,
     context_length: int | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -41,6 +43,7 @@ def rollout(
             is at least 64.
         environment_kwargs (`Mapping`, *optional*): What else the environment is made with.
         action_selection (`str`, *optional*, defaults to `"sample"`): `"sample"` or `"greedy"`.
+        temperature (`float`, *optional*): What the logits are divided by before sampling; by default the model's.
         context_length (`int`, *optional*): Steps in a context; by default the model's.
         seed (`int`, *optional*, defaults to `0`): Seed of the environments and of the choice of actions.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar on a terminal.
@@ -63,21 +66,26 @@ def rollout(
         raise ValueError(
             f"streams={streams} is not a multiple of the {len(tasks)} tasks: choose {below} or {below + len(tasks)}."
         )
-    envs = make_environments(environment, list(tasks) * (streams // len(tasks)), **(environment_kwargs or {}))
-    tokeniser.check_spaces(envs.single_observation_space, envs.single_action_space)
-    agent = model.agent(
-        tokeniser, streams, seed=seed, action_selection=action_selection, context_length=context_length
-    )
-    returns = np.zeros((streams, episodes))
-    # A stream that is done goes on, unrecorded, until all are: its returns collect in one more column.
-    returns = np.concatenate([returns, np.zeros((streams, 1))], axis=1)
+    # A stream that is done goes on until all are; what it still earns collects in one more column.
+    returns = np.zeros((streams, episodes + 1))
     episode = np.zeros(streams, dtype=np.int64)
     every_stream = np.arange(streams)
     environment_steps = 0
-    observations, _ = envs.reset(seed=seed)
-    with tqdm(
-        total=streams * episodes, desc="Evaluating", unit=" episodes", disable=None if progress else True
-    ) as bar:
+    every_task = list(tasks) * (streams // len(tasks))
+    with (
+        contextlib.closing(make_environments(environment, every_task, **(environment_kwargs or {}))) as envs,
+        tqdm(total=streams * episodes, desc="Evaluating", unit=" episodes", disable=None if progress else True) as bar,
+    ):
+        tokeniser.check_spaces(envs.single_observation_space, envs.single_action_space)
+        agent = model.agent(
+            tokeniser,
+            streams,
+            seed=seed,
+            action_selection=action_selection,
+            temperature=temperature,
+            context_length=context_length,
+        )
+        observations, _ = envs.reset(seed=seed)
         while (running := episode < episodes).any():
             actions = agent.act(observations)
             observations, rewards, terminations, truncations, _ = envs.step(actions)
@@ -88,6 +96,5 @@ def rollout(
             if finished.any():
                 episode += finished
                 bar.update(int(finished.sum()))
-    envs.close()
     by_task = returns[:, :episodes].reshape(streams // len(tasks), len(tasks), episodes).swapaxes(0, 1)
     return by_task, environment_steps

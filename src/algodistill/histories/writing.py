@@ -80,6 +80,9 @@ class HistoryWriter:
     histories = datasets.load_dataset("data/mine")
     ```
 
+    Where a vector environment resets itself with an extra step after an episode's end (gymnasium's NEXT_STEP), leave
+    that step out: nothing was done in it.
+
     Histories are written out as soon as `shard_megabytes` of them have come together, so memory stays flat; a shard
     appears under its name only when it is complete. Opening a folder again adds shards to those that are there.
 

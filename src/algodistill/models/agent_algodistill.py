@@ -12,6 +12,7 @@ from transformers.cache_utils import DynamicLayer
 
 ACTION_SELECTIONS = ("sample", "greedy")
 AUTORESET_MODES = ("same_step", "next_step")
+PARTS_OF_A_STEP = ("observations", "previous_actions", "previous_rewards", "episode_starts")
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -85,6 +86,8 @@ class AlgorithmDistillationAgent:
         seed (`int`, *optional*, defaults to `0`): Seed of the choice of actions.
         action_selection (`str`, *optional*, defaults to `"sample"`): `"sample"` draws actions by their probability,
             `"greedy"` takes the likeliest.
+        temperature (`float`, *optional*): What the logits are divided by before an action is drawn: below 1, likely
+            actions become likelier. By default the model's.
         autoreset_mode (`str`, *optional*, defaults to `"same_step"`): How the environments begin a new episode, as
             gymnasium names it. With `"next_step"`, the step after an episode's end does nothing and is kept out of
             the context.
@@ -102,9 +105,13 @@ class AlgorithmDistillationAgent:
         *,
         seed: int = 0,
         action_selection: str = "sample",
+        temperature: float | None = None,
         autoreset_mode: str = "same_step",
         context_length: int | None = None,
     ):
+        temperature = model.config.temperature if temperature is None else temperature
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature} is out of range: expected a number above 0.")
         context_length = model.config.context_length if context_length is None else context_length
         if context_length < 1:
             raise ValueError(f"context_length={context_length} holds no step: expected at least 1.")
@@ -122,6 +129,7 @@ class AlgorithmDistillationAgent:
                 raise ValueError(f"The tokeniser's {name} is {found!r}, the model's is {expected!r}.")
         self.model, self.tokeniser, self.num_envs = model.eval(), tokeniser, num_envs
         self.context_length, self.action_selection = context_length, action_selection
+        self.temperature = temperature
         self._skips_after_done = autoreset_mode == "next_step"
         self._generator = torch.Generator().manual_seed(seed)
         # What each stream's model has read, `(streams, context, ...)`, made when the first step shows its layout.
@@ -184,7 +192,7 @@ class AlgorithmDistillationAgent:
             uniforms = torch.rand(
                 self.num_envs, len(self.tokeniser.action_sizes), generator=self._generator, dtype=torch.float64
             )
-        actions = self.tokeniser.decode(logits, uniforms)
+        actions = self.tokeniser.decode(logits / self.temperature, uniforms)
         acting = ~self._skipping
         self._last_actions = np.where(acting.reshape(-1, *[1] * (actions.ndim - 1)), actions, self._last_actions)
         self._history_starts &= ~acting
@@ -328,6 +336,3 @@ class AlgorithmDistillationAgent:
             PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers
         ]
         return cache
-
-
-PARTS_OF_A_STEP = ("observations", "previous_actions", "previous_rewards", "episode_starts")

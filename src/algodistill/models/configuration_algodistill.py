@@ -25,6 +25,8 @@ class AlgorithmDistillationConfig(PreTrainedConfig):
         token_masking (`float`, *optional*, defaults to `0.0`): Probability that a training token is hidden
             (Laskin et al. 2022, appendix J).
         embedding_dropout (`float`, *optional*, defaults to `0.0`): Dropout of the tokens that enter the decoder.
+        temperature (`float`, *optional*, defaults to `1.0`): What an agent divides logits by when it samples, unless
+            it is told otherwise.
         environment (`str`, *optional*): Id of the environment that the model acts in.
         environment_kwargs (`dict`, *optional*): What else the environment is made with.
         test_tasks (`list[dict]`, *optional*): Tasks held out from training.
@@ -44,6 +46,7 @@ class AlgorithmDistillationConfig(PreTrainedConfig):
     label_smoothing: float = 0.0
     token_masking: float = 0.0
     embedding_dropout: float = 0.0
+    temperature: float = 1.0
     initializer_range: float = 0.02
     environment: str | None = None
     environment_kwargs: dict[str, Any] | None = None
@@ -73,6 +76,8 @@ class AlgorithmDistillationConfig(PreTrainedConfig):
                 f"context_length={self.context_length} makes {tokens} tokens, more than the decoder's "
                 f"max_position_embeddings={positions}."
             )
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature} is out of range: expected a number above 0.")
         for name in ("observation_sizes", "action_sizes"):
             sizes = getattr(self, name)
             if not sizes or min(sizes) < 1:
@@ -93,9 +98,9 @@ DEFAULT_DECODER = {
     "hidden_size": 64,
     "intermediate_size": 256,
     "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "head_dim": 16,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
     "max_position_embeddings": 8192,
 }
 

@@ -86,6 +86,9 @@ class ModelArguments:
     token_masking: float = field(
         default=0.0, metadata={"help": "Probability that a part of a training step is hidden."}
     )
+    temperature: float = field(
+        default=1.0, metadata={"help": "What an agent divides the logits by when it samples actions."}
+    )
     embedding_dropout: float = field(default=0.0, metadata={"help": "Dropout of the tokens that enter the decoder."})
 
 

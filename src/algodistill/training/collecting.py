@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet
+from filelock import FileLock
 
 from ..environments import TASK_DISTRIBUTIONS, TaskSplit, split_tasks
 from ..evaluation import named_episodes
@@ -101,14 +102,20 @@ def make_collection(arguments: HistoryArguments) -> Collection:
 
 
 def collect_into(folder: Path, collection: Collection, preset: str, *, progress: bool = True) -> None:
-    """Collect into a folder, or continue, or find everything there.
+    """Collect into a folder, or continue, or find everything there. Another process that does the same waits.
 
     Raises:
         ValueError: If the folder holds other histories, or something else.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        _collect_into(folder, collection, preset, progress=progress)
+
+
+def _collect_into(folder: Path, collection: Collection, preset: str, *, progress: bool) -> None:
+    todo = batches(collection)
     # Through JSON, so that what is compared is what can be read back.
     wanted = json.loads(json.dumps({**dataclasses.asdict(collection), "shard_transitions": SHARD_TRANSITIONS}))
-    todo = batches(collection)
     path = folder / COLLECTION_FILE
     if path.exists():
         try:
@@ -121,7 +128,7 @@ def collect_into(folder: Path, collection: Collection, preset: str, *, progress:
                 f"{folder} holds histories that were collected with other settings ({', '.join(changed)}). To collect "
                 "anew, delete that folder or choose another."
             )
-    elif folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+    elif any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise ValueError(f"{folder} holds something that is not a collection of histories: choose another folder.")
     else:
         fingerprint = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()

@@ -240,6 +240,7 @@ def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDisti
         label_smoothing=arguments.label_smoothing,
         token_masking=arguments.token_masking,
         embedding_dropout=arguments.embedding_dropout,
+        temperature=arguments.temperature,
         environment=histories.environment,
         environment_kwargs=histories.environment_kwargs,
         test_tasks=split.test,
