@@ -96,11 +96,11 @@ class AlgorithmDistillationConfig(PreTrainedConfig):
 DEFAULT_DECODER = {
     "model_type": "qwen3",
     "hidden_size": 64,
-    "intermediate_size": 256,
+    "intermediate_size": 128,
     "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 16,
     "max_position_embeddings": 8192,
 }
 
