@@ -3,10 +3,12 @@
 import errno
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -182,6 +184,16 @@ def test_truncated_parquet_is_named_and_collected_again(
     shard.unlink()
     assert cli.main(["collect", "tiny.yaml"]) == 0
     assert shard.read_bytes() == whole
+
+
+def test_histories_collected_anew_are_those_that_are_read(folder: Path) -> None:
+    """`datasets` caches what it has read of a folder: it must not hand out what lay there before."""
+    data = collected(folder)
+    before = datasets.load_dataset(str(data), split="train")["actions"]
+    shutil.rmtree(data)
+    write_preset(folder, collect_seed=1)
+    collected(folder)
+    assert datasets.load_dataset(str(data), split="train")["actions"] != before
 
 
 def test_changed_preset_does_not_meet_old_histories(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,7 @@ def plot_learning_curve(result: Mapping[str, Any], path: Path) -> None:
         axes.set_ylabel("return")
         tasks = f"{result['tasks']} held-out tasks" if result["split"] == "test" else f"{result['tasks']} tasks"
         axes.set_title(f"{result['environment']}: {tasks}, {result['streams']} streams", fontsize=10)
-        axes.legend(frameon=False, loc="center right")
+        figure.legend(frameon=False, loc="outside lower center", ncols=4)
         figure.savefig(path)
 
 
