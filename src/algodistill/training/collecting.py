@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,9 @@ def collect_into(folder: Path, collection: Collection, preset: str, *, progress:
     Raises:
         ValueError: If the folder holds other histories, or something else.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
+    # Not in the folder, which is what is published.
+    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    with FileLock(Path(tempfile.gettempdir()) / f"algodistill-{place}.lock"):
         _collect_into(folder, collection, preset, progress=progress)
 
 
@@ -128,7 +130,7 @@ def _collect_into(folder: Path, collection: Collection, preset: str, *, progress
                 f"{folder} holds histories that were collected with other settings ({', '.join(changed)}). To collect "
                 "anew, delete that folder or choose another."
             )
-    elif any(not entry.name.startswith(".") for entry in folder.iterdir()):
+    elif folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise ValueError(f"{folder} holds something that is not a collection of histories: choose another folder.")
     else:
         fingerprint = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
