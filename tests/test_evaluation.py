@@ -178,6 +178,17 @@ def result(room):
     return evaluate(model, tokeniser, episodes=5, streams=12, seed=2)
 
 
+def test_a_checkpoint_is_evaluated_by_its_path(room, result, tmp_path):
+    tokeniser, model = room
+    model.save_pretrained(tmp_path)
+    tokeniser.save_pretrained(tmp_path)
+    for path in (tmp_path, str(tmp_path)):
+        again = evaluate(path, episodes=5, streams=12, seed=2)
+        assert again["episode_return"] == result["episode_return"]
+    with pytest.raises(ValueError, match="tokeniser"):
+        evaluate(model, episodes=1)
+
+
 def test_a_result_has_the_documented_keys(result):
     assert list(result) == [
         "environment",

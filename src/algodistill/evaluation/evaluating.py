@@ -20,8 +20,8 @@ RESULT_FILE, CURVE_FILE = "in_context_evaluation.json", "learning_curve.png"
 
 
 def evaluate(
-    model: AlgorithmDistillationModel,
-    tokeniser: HistoryTokeniser,
+    model: AlgorithmDistillationModel | str | Path,
+    tokeniser: HistoryTokeniser | None = None,
     *,
     environment: str | None = None,
     tasks: Sequence[Task] | None = None,
@@ -39,8 +39,8 @@ def evaluate(
     """Evaluate a frozen model in its context, by default on the test tasks that its checkpoint names.
 
     Args:
-        model ([`AlgorithmDistillationModel`]): The model.
-        tokeniser ([`HistoryTokeniser`]): Its tokeniser.
+        model ([`AlgorithmDistillationModel`], `str` or `Path`): The model, or a checkpoint's folder or Hub id.
+        tokeniser ([`HistoryTokeniser`], *optional*): Its tokeniser; a checkpoint brings its own.
         environment (`str`, *optional*): A gymnasium id; by default the checkpoint's.
         tasks (`Sequence[dict]`, *optional*): The tasks; by default the checkpoint's test tasks.
         split (`str`, *optional*, defaults to `"test"`): What the tasks are called in the result.
@@ -63,6 +63,10 @@ def evaluate(
     Raises:
         ValueError: If the checkpoint names no environment or tasks and none are given, or something does not fit.
     """
+    if isinstance(model, str | Path):
+        model, tokeniser = load_checkpoint(model, device_map="auto")
+    if tokeniser is None:
+        raise ValueError("A model without its tokeniser cannot act: give tokeniser=, or the checkpoint's path.")
     config = model.config
     environment = environment or config.environment
     tasks = tasks if tasks is not None else config.test_tasks
