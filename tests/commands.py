@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -51,22 +52,28 @@ def write_preset(folder: Path, name: str = "tiny", **settings: object) -> Path:
 
 
 def program_environment() -> dict[str, str]:
-    """The environment that programs are run in: nothing reaches a network, one thread each."""
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    """The environment that programs are run in: no Hub but the loopback one is reached, one thread each."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def run(command: list[str], folder: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def run(
+    command: list[str], folder: Path, timeout: float = 300, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a program in a folder, and return what it said."""
-    return subprocess.run(
-        command, cwd=folder, env=program_environment(), capture_output=True, text=True, timeout=timeout
-    )
+    environment = {**program_environment(), **(environment or {})}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
-def train(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def train(
+    folder: Path, *options: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the main job on the tiny preset that lies in a folder."""
-    return run([sys.executable, str(ROOT / "train.py"), "--config", "tiny.yaml", *options], folder)
+    command = [sys.executable, str(ROOT / "train.py"), "--config", "tiny.yaml", *options]
+    return run(command, folder, environment=environment)
 
 
-def algodistill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def algodistill(
+    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the console script."""
-    return run([sys.executable, "-m", "algodistill.cli", *arguments], folder)
+    return run([sys.executable, "-m", "algodistill.cli", *arguments], folder, environment=environment)

@@ -141,7 +141,7 @@ def test_dataset_lacking_a_column_is_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = collected(folder)
-    for file in (data / "data").glob("*.parquet"):
+    for file in (data / "DarkRoom-v0").glob("*.parquet"):
         pa.parquet.write_table(pa.parquet.read_table(file).drop_columns("rewards"), file)
     assert train_in_process(monkeypatch, "--config", "tiny.yaml", "--dataset", str(data)) == 2
     assert "rewards" in only_line(capsys)
@@ -151,7 +151,7 @@ def test_histories_of_another_environment_are_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = collected(folder)
-    for file in (data / "data").glob("*.parquet"):
+    for file in (data / "DarkRoom-v0").glob("*.parquet"):
         table = pa.parquet.read_table(file)
         index = table.column_names.index("environment")
         names = pa.array(["Elsewhere-v0"] * len(table))
@@ -175,7 +175,7 @@ def test_histories_of_a_larger_room_are_refused(
 def test_truncated_parquet_is_named_and_collected_again(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shard = collected(folder) / "data" / "train-00000.parquet"
+    shard = collected(folder) / "DarkRoom-v0" / "train-00000.parquet"
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
     assert train_in_process(monkeypatch, "--config", "tiny.yaml", "--max_steps", "1") == 2
@@ -206,7 +206,7 @@ def test_changed_preset_does_not_meet_old_histories(folder: Path, capsys: pytest
 
 def test_collecting_takes_options_over_the_preset(folder: Path) -> None:
     assert cli.main(["collect", "tiny.yaml", "--output_dir", "here", "--episodes", "3"]) == 0
-    assert json.loads((folder / "here" / "collection.json").read_text())["collection"]["episodes"] == 3
+    assert json.loads((folder / "here" / "DarkRoom-v0" / "collection.json").read_text())["collection"]["episodes"] == 3
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_full_disk_ends_in_one_line_and_loses_nothing(folder: Path) -> None:
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith("algodistill: ")
     assert "Traceback" not in result.stderr
-    assert not list((folder / "data" / "big" / "data").glob("*"))
+    assert not list((folder / "data" / "big" / "DarkRoom-v0").glob("*"))
     assert cli.main(["collect", str(preset)]) == 0
 
 
@@ -324,7 +324,7 @@ def test_ctrl_c_while_collecting_keeps_whole_shards(
     monkeypatch.setattr(collecting, "run_learners", interrupted)
     assert cli.main(["collect", "tiny.yaml"]) == 1
     assert "same command" in only_line(capsys)
-    kept = {path: path.read_bytes() for path in (folder / "data" / "tiny" / "data").iterdir()}
+    kept = {path: path.read_bytes() for path in (folder / "data" / "tiny" / "DarkRoom-v0").iterdir()}
     assert len(kept) == 1
     assert cli.main(["collect", "tiny.yaml"]) == 0
     for path, content in kept.items():

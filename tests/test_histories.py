@@ -274,7 +274,7 @@ def test_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path):
     for name, seed in (("first", 0), ("second", 0), ("other", 1)):
         collect_histories(dark_room(seed=seed), tmp_path / name, progress=False)
     first, second, other = (files_in(tmp_path / name) for name in ("first", "second", "other"))
-    assert sorted(first) == ["data/test-00000.parquet", "data/train-00000.parquet"]
+    assert sorted(first) == ["DarkRoom-v0/test-00000.parquet", "DarkRoom-v0/train-00000.parquet"]
     assert first == second
     assert all(first[name] != other[name] for name in first)
     actions = [load(tmp_path / name)["train"]["actions"][:] for name in ("first", "other")]
@@ -309,7 +309,7 @@ def test_killed_collection_continues_to_the_same_bytes(tmp_path, monkeypatch):
     settings = json.dumps(vars(collection))
     child = subprocess.Popen([sys.executable, "-c", COLLECT_SLOWLY, str(shard_transitions), str(killed), settings])
     deadline = time.monotonic() + 120
-    while not list(killed.glob("data/*.parquet")):
+    while not list(killed.glob("DarkRoom-v0/*.parquet")):
         assert child.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
     child.send_signal(signal.SIGKILL)
@@ -322,7 +322,7 @@ def test_killed_collection_continues_to_the_same_bytes(tmp_path, monkeypatch):
     assert 1 < len(left) < len(expected) == 2 + 30 + 11
     assert left == {name: expected[name] for name in left}
     # It may have died in the middle of any shard.
-    (killed / "data" / ".train-00029.parquet.partial").write_bytes(b"PAR1 half a shard")
+    (killed / "DarkRoom-v0" / ".train-00029.parquet.partial").write_bytes(b"PAR1 half a shard")
     collect_into(killed, collection, "dark_room", progress=False)
     assert files_in(killed) == expected
     assert len(load(killed)["train"]) == 240
@@ -354,7 +354,11 @@ def test_full_disk_leaves_whole_shards_only_and_is_reported(tmp_path, monkeypatc
             collect_into(full, dark_room(), "dark_room", progress=False)
         assert failure.value.errno == errno.ENOSPC
     left = files_in(full)
-    assert sorted(left) == ["collection.json", "data/train-00000.parquet", "data/train-00001.parquet"]
+    assert sorted(left) == [
+        "DarkRoom-v0/collection.json",
+        "DarkRoom-v0/train-00000.parquet",
+        "DarkRoom-v0/train-00001.parquet",
+    ]
     assert left == {name: expected[name] for name in left}
     collect_into(full, dark_room(), "dark_room", progress=False)
     assert files_in(full) == expected
@@ -365,9 +369,9 @@ def test_only_what_is_missing_is_collected_again(tmp_path, monkeypatch):
     folder = tmp_path / "histories"
     collect_into(folder, dark_room(), "dark_room", progress=False)
     expected = files_in(folder)
-    missing = folder / "data" / "train-00001.parquet"
+    missing = folder / "DarkRoom-v0" / "train-00001.parquet"
     missing.unlink()
-    times = {path: path.stat().st_mtime_ns for path in folder.glob("data/*.parquet")}
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("DarkRoom-v0/*.parquet")}
     collect_into(folder, dark_room(), "dark_room", progress=False)
     assert files_in(folder) == expected
     assert {path: path.stat().st_mtime_ns for path in times} == times
@@ -404,13 +408,13 @@ def test_folder_with_something_else_is_refused(tmp_path):
 
 
 def test_folder_from_a_collection_killed_at_its_first_file_is_continued(tmp_path):
-    (tmp_path / ".collection.json.partial").write_text('{"fingerprint"')
+    (tmp_path / "DarkRoom-v0/.collection.json.partial").write_text('{"fingerprint"')
     collect_into(tmp_path, dark_room(), "dark_room", progress=False)
     assert sorted(files_in(tmp_path)) == [
         "README.md",
-        "collection.json",
-        "data/test-00000.parquet",
-        "data/train-00000.parquet",
+        "DarkRoom-v0/collection.json",
+        "DarkRoom-v0/test-00000.parquet",
+        "DarkRoom-v0/train-00000.parquet",
     ]
 
 
@@ -646,9 +650,9 @@ def test_shards_are_written_as_they_fill_and_splits_apart(tmp_path):
             record(writer, random_steps("xy", 5, number), task={"number": number}, split=split)
             assert len(files_in(folder)) == number + 1
     assert sorted(files_in(folder)) == [
-        "data/test-00000.parquet",
-        "data/train-00000.parquet",
-        "data/train-00001.parquet",
+        "Mine-v0/test-00000.parquet",
+        "Mine-v0/train-00000.parquet",
+        "Mine-v0/train-00001.parquet",
     ]
     splits = load(folder)
     assert [json.loads(task)["number"] for task in splits["train"]["task"]] == [0, 2]
@@ -686,7 +690,7 @@ def test_adding_to_a_folder_never_replaces_a_shard(tmp_path):
     for number in range(2):
         with writer_for(folder) as writer:
             record(writer, random_steps("xy", 5), task={"number": number})
-    (folder / "data" / "train-00000.parquet").unlink()
+    (folder / "Mine-v0" / "train-00000.parquet").unlink()
     with writer_for(folder) as writer:
         record(writer, random_steps("xy", 5), task={"number": 2})
     rows = load(folder)["train"]
@@ -701,5 +705,5 @@ def test_full_disk_leaves_no_half_shard_of_a_writer(tmp_path, monkeypatch):
         with writer_for(folder, shard_megabytes=1e-6) as writer:
             record(writer, random_steps("xy", 5), task={"number": 0})
             record(writer, random_steps("xy", 5), task={"number": 1})
-    assert sorted(files_in(folder)) == ["data/train-00000.parquet"]
+    assert sorted(files_in(folder)) == ["Mine-v0/train-00000.parquet"]
     assert [json.loads(task)["number"] for task in load(folder)["train"]["task"]] == [0]

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algodistill import HistoryWindows, HistoryWriter
-from algodistill.histories import check_environment
 from algodistill.histories.schema import COLUMNS, history_table
+from algodistill.histories.windows import check_histories
 
 
 NUMBERS = 50_000
@@ -392,8 +392,16 @@ def test_argument_out_of_range_is_refused_by_name(arguments, named):
 def test_histories_of_another_environment_are_refused_by_name():
     histories = make_histories([([3], 0)], "scalars")
     own, other = (make_dataset(histories, "scalars", environment=name) for name in ("Own-v0", "Other-v0"))
-    check_environment(own, "Own-v0")
+    check_histories(own["environment"], own["task"], "Own-v0")
     with pytest.raises(ValueError, match="Other-v0, expected only Own-v0"):
-        check_environment(other, "Own-v0")
+        check_histories(other["environment"], other["task"], "Own-v0")
+    both = datasets.concatenate_datasets([own, other])
     with pytest.raises(ValueError, match="histories of Other-v0, expected only Own-v0"):
-        check_environment(datasets.concatenate_datasets([own, other]), "Own-v0")
+        check_histories(both["environment"], both["task"], "Own-v0")
+
+
+def test_histories_of_held_out_tasks_are_refused():
+    tasks = ['{"goal": [0, 1]}', '{"goal": [2, 2]}']
+    check_histories(["Own-v0"], tasks, "Own-v0", [{"goal": [1, 1]}])
+    with pytest.raises(ValueError, match=r"1 of the tasks to evaluate on, such as \{\"goal\": \[2, 2\]\}"):
+        check_histories(["Own-v0"], tasks, "Own-v0", [{"goal": [2, 2]}])

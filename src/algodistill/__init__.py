@@ -2,9 +2,10 @@
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
 
-from .environments import DarkRoomEnv, DarkRoomVectorEnv
+from .environments import DarkRoomEnv, DarkRoomVectorEnv, make_environments
 from .evaluation import evaluate
-from .histories import HistoryWindows, HistoryWriter
+from .histories import HistoryWindows, HistoryWriter, StreamedHistoryWindows
+from .hub import publish
 from .models import (
     AlgorithmDistillationAgent,
     AlgorithmDistillationConfig,
@@ -27,8 +28,11 @@ __all__ = [
     "HistoryTokeniser",
     "HistoryWindows",
     "HistoryWriter",
+    "StreamedHistoryWindows",
     "collect",
     "evaluate",
+    "make_environments",
+    "publish",
 ]
 
 # With these, the Auto classes find ours and never ask to run code from a repository.

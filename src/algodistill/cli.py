@@ -1,4 +1,4 @@
-"""The console script `algodistill`: collecting histories and evaluating checkpoints."""
+"""The console script `algodistill`: collecting histories, evaluating checkpoints, publishing both."""
 
 import argparse
 import json
@@ -6,6 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import datasets
+import huggingface_hub
+import transformers
 
 from .outcomes import exit_code, wrong_input
 
@@ -63,16 +67,40 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--dataset", help="learning histories, a folder or a Hub id: gives the source algorithm's own curve"
     )
+
+    publish = commands.add_parser(
+        "publish",
+        help="put histories or a checkpoint on the Hub",
+        description="Publish a folder of learning histories as a dataset, or a run's folder as a model, with a card. "
+        "Only what has changed is uploaded; interrupted, the same command continues. Optimiser states, checkpoint-* "
+        "folders and pickles stay at home. What was written into the card by hand on the Hub stays.",
+        epilog="The token is that of `hf auth login` or of HF_TOKEN; HF_ENDPOINT names another Hub.",
+    )
+    publish.add_argument("folder", metavar="FOLDER", help="data/dark_room or runs/dark_room")
+    publish.add_argument("repository", metavar="REPO", help="USER/NAME; created if there is none")
+    publish.add_argument("--private", action="store_true", help="create the repository as a private one")
+    publish.add_argument("--revision", metavar="BRANCH", help="branch to publish to; created if there is none")
+    publish.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    publish.add_argument(
+        "--dataset", metavar="ID", help="for a checkpoint: id on the Hub of the histories that it was trained on"
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `algodistill`; returns the exit code."""
     arguments, others = make_parser().parse_known_args(argv)
+    if not sys.stderr.isatty():
+        # Bars are for people who watch.
+        huggingface_hub.utils.disable_progress_bars()
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
     if others and arguments.command != "collect":
         make_parser().error(f"unrecognized arguments: {' '.join(others)}")
     if arguments.command == "collect":
         return exit_code(lambda: collect_command(arguments, others))
+    if arguments.command == "publish":
+        return exit_code(lambda: publish_command(arguments))
     return exit_code(lambda: evaluate_command(arguments))
 
 
@@ -94,7 +122,9 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     with wrong_input():
         tasks = None if arguments.tasks is None else read_tasks(arguments.tasks)
         model, tokeniser = load_checkpoint(arguments.model, arguments.revision, device_map="auto")
-        histories = None if arguments.dataset is None else load_histories(arguments.dataset, "test")
+        histories = None
+        if arguments.dataset is not None:
+            histories = load_histories(arguments.dataset, "test", model.config.environment)
         result = evaluate(
             model,
             tokeniser,
@@ -113,6 +143,24 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     write_result(result, folder)
     print(summary(result))
     print(f"See {folder / RESULT_FILE} and {folder / CURVE_FILE}.")
+
+
+def publish_command(arguments: argparse.Namespace) -> None:
+    """`algodistill publish FOLDER REPO`."""
+    from .hub import publish
+
+    with wrong_input():
+        publication = publish(
+            arguments.folder,
+            arguments.repository,
+            private=arguments.private,
+            revision=arguments.revision,
+            create_pr=arguments.create_pr,
+            dataset=arguments.dataset,
+        )
+    print(f"{'Published' if publication.changed else 'Nothing has changed'}: {publication.url}")
+    if publication.left_out:
+        print(f"Left at home: {', '.join(publication.left_out)}")
 
 
 def read_tasks(text: str) -> list[dict[str, Any]]:

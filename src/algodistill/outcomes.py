@@ -5,6 +5,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
+import httpx2
+from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
 
 class WrongInput(Exception):
     """What was asked for cannot be done as asked; the message says why and how to mend it."""
@@ -12,6 +16,34 @@ class WrongInput(Exception):
 
 class Interrupted(Exception):
     """The user stopped the command; the message says what is saved."""
+
+
+class HubUnavailable(ConnectionError):
+    """The Hub cannot be reached, or failed; the message says how to continue."""
+
+
+def raise_if_unavailable(name: str | os.PathLike[str], error: BaseException) -> None:
+    """Raise a `HubUnavailable` if that is why something could not be read that is not here."""
+    if failure := hub_failure(error):
+        raise HubUnavailable(
+            f"{name} is not here, and {failure[0].lower()}{failure[1:]} Run the same again."
+        ) from error
+
+
+def hub_failure(error: BaseException) -> str | None:
+    """What went wrong between here and the Hub, if an error comes from that and it may be gone a moment later."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OfflineModeIsEnabled):
+            return None
+        if isinstance(cause, HfHubHTTPError):
+            status = cause.response.status_code
+            return f"The Hub at {ENDPOINT} answered {status}." if status >= 500 or status in (408, 429) else None
+        if isinstance(cause, httpx2.TransportError | ConnectionError | TimeoutError):
+            reason = " ".join(str(cause).split()) or type(cause).__name__
+            return f"The Hub at {ENDPOINT} cannot be reached ({reason})."
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 @contextlib.contextmanager
@@ -33,6 +65,8 @@ def exit_code(command: Callable[[], None]) -> int:
         return _end(1, f"{error} Run the same command again to continue.")
     except KeyboardInterrupt:
         return _end(1, "Interrupted. What was complete is kept: run the same command again to continue.")
+    except HubUnavailable as error:
+        return _end(1, str(error))
     except OSError as error:
         return _end(1, f"{error}. What was complete is kept: mend it and run the same command again to continue.")
     return 0

@@ -1,7 +1,7 @@
 """Evaluating a frozen model in its context: rollouts, references, curves."""
 
-from .curves import named_episodes, plot_learning_curve, summary
-from .evaluating import CURVE_FILE, RESULT_FILE, evaluate, load_checkpoint, write_result
+from .curves import named_episodes, plot_learning_curve, plot_source_curves, summary
+from .evaluating import CURVE_FILE, RESULT_FILE, evaluate, load_checkpoint, standard_error, write_result
 from .rollouts import default_streams, rollout
 
 
@@ -13,7 +13,9 @@ __all__ = [
     "load_checkpoint",
     "named_episodes",
     "plot_learning_curve",
+    "plot_source_curves",
     "rollout",
+    "standard_error",
     "summary",
     "write_result",
 ]

@@ -1,16 +1,47 @@
 """Learning curves, as pictures and as figures."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 
 MODEL, SOURCE, REFERENCE = "#1f5fa8", "#c8701a", "#6b6b6b"
+
+
+@contextlib.contextmanager
+def _learning_curve_axes(path: Path, title: str, x_label: str) -> Iterator[Axes]:
+    """Axes to draw returns by episode on; they become a picture at `path`."""
+    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+        axes = figure.subplots()
+        yield axes
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel(x_label)
+        axes.set_ylabel("return")
+        axes.set_title(title, fontsize=10)
+        figure.legend(frameon=False, loc="outside lower center", ncols=4 if len(axes.lines) > 3 else len(axes.lines))
+        # Without the versions of what drew it, the same curve gives the same file.
+        figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def _draw_curve(axes: Axes, mean: np.ndarray, error: np.ndarray, **style: Any) -> None:
+    episodes = np.arange(1, len(mean) + 1)
+    axes.fill_between(episodes, mean - error, mean + error, color=style["color"], alpha=0.25, linewidth=0)
+    axes.plot(episodes, mean, **style)
+    axes.set_xlim(1, max(len(mean), 2))
+
+
+def _draw_references(axes: Axes, references: Mapping[str, Any]) -> None:
+    for name, style in (("optimal", "--"), ("random", ":")):
+        if references.get(name) is not None:
+            axes.axhline(references[name], color=REFERENCE, linestyle=style, linewidth=1.2, label=name)
 
 
 def plot_learning_curve(result: Mapping[str, Any], path: Path) -> None:
@@ -22,28 +53,35 @@ def plot_learning_curve(result: Mapping[str, Any], path: Path) -> None:
     """
     mean = np.array(result["episode_return"]["mean"])
     error = np.array(result["episode_return"]["standard_error"], dtype=float)
-    episodes = np.arange(1, len(mean) + 1)
     references = result["references"]
-    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
-        axes = figure.subplots()
-        axes.fill_between(episodes, mean - error, mean + error, color=MODEL, alpha=0.25, linewidth=0)
-        axes.plot(episodes, mean, color=MODEL, linewidth=2, label="AD, in its context")
+    tasks = f"{result['tasks']} held-out tasks" if result["split"] == "test" else f"{result['tasks']} tasks"
+    title = f"{result['environment']}: {tasks}, {result['streams']} streams"
+    with _learning_curve_axes(path, title, "episode (weights frozen, context never reset)") as axes:
+        _draw_curve(axes, mean, error, color=MODEL, linewidth=2, label="AD, in its context")
         if references.get("source"):
             source = references["source"]["mean"][: len(mean)]
-            axes.plot(episodes[: len(source)], source, color=SOURCE, linewidth=1.5, label="source algorithm")
-        for name, style in (("optimal", "--"), ("random", ":")):
-            if references.get(name) is not None:
-                axes.axhline(references[name], color=REFERENCE, linestyle=style, linewidth=1.2, label=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlim(1, max(len(mean), 2))
+            episodes = np.arange(1, len(source) + 1)
+            axes.plot(episodes, source, color=SOURCE, linewidth=1.5, label="source algorithm")
+        _draw_references(axes, references)
         axes.set_ylim(bottom=min(0.0, float(mean.min())))
-        axes.set_xlabel("episode (weights frozen, context never reset)")
-        axes.set_ylabel("return")
-        tasks = f"{result['tasks']} held-out tasks" if result["split"] == "test" else f"{result['tasks']} tasks"
-        axes.set_title(f"{result['environment']}: {tasks}, {result['streams']} streams", fontsize=10)
-        figure.legend(frameon=False, loc="outside lower center", ncols=4)
-        figure.savefig(path)
+
+
+def plot_source_curves(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], references: Mapping[str, Any], title: str, path: Path
+) -> None:
+    """Draw the mean return per episode of source algorithms, with its standard error.
+
+    Args:
+        curves (`Mapping`): By label, mean and standard error per episode.
+        references (`Mapping`): Returns to compare with: `random`, `optimal`, as far as they are known.
+        title (`str`): The picture's title.
+        path (`Path`): Where the picture goes.
+    """
+    with _learning_curve_axes(path, title, "episode of the source algorithm") as axes:
+        for (label, (mean, error)), color in zip(curves.items(), (SOURCE, "#5a8f3c", "#8a5aa8"), strict=False):
+            _draw_curve(axes, mean, error, color=color, linewidth=1.5, label=label)
+        _draw_references(axes, references)
+        axes.set_ylim(bottom=min([0.0, *(float(mean.min()) for mean, _ in curves.values() if len(mean))]))
 
 
 def named_episodes(episodes: int) -> list[int]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 
 from ..environments import TASK_DISTRIBUTIONS, Task
 from ..models import AlgorithmDistillationModel, HistoryTokeniser
+from ..outcomes import raise_if_unavailable
 from .curves import plot_learning_curve
 from .rollouts import rollout
 
@@ -23,6 +24,7 @@ def evaluate(
     model: AlgorithmDistillationModel | str | Path,
     tokeniser: HistoryTokeniser | None = None,
     *,
+    revision: str | None = None,
     environment: str | None = None,
     tasks: Sequence[Task] | None = None,
     split: str = "test",
@@ -41,6 +43,7 @@ def evaluate(
     Args:
         model ([`AlgorithmDistillationModel`], `str` or `Path`): The model, or a checkpoint's folder or Hub id.
         tokeniser ([`HistoryTokeniser`], *optional*): Its tokeniser; a checkpoint brings its own.
+        revision (`str`, *optional*): Branch, tag or commit of a checkpoint on the Hub.
         environment (`str`, *optional*): A gymnasium id; by default the checkpoint's.
         tasks (`Sequence[dict]`, *optional*): The tasks; by default the checkpoint's test tasks.
         split (`str`, *optional*, defaults to `"test"`): What the tasks are called in the result.
@@ -64,7 +67,7 @@ def evaluate(
         ValueError: If the checkpoint names no environment or tasks and none are given, or something does not fit.
     """
     if isinstance(model, str | Path):
-        model, tokeniser = load_checkpoint(model, device_map="auto")
+        model, tokeniser = load_checkpoint(model, revision, device_map="auto")
     if tokeniser is None:
         raise ValueError("A model without its tokeniser cannot act: give tokeniser=, or the checkpoint's path.")
     config = model.config
@@ -178,10 +181,12 @@ def load_checkpoint(
 
     Raises:
         ValueError: If nothing can be read there, or it is not an Algorithm Distillation checkpoint.
+        HubUnavailable: If it is not here, and the Hub cannot be reached.
     """
     try:
         config = PreTrainedConfig.get_config_dict(name_or_path, revision=revision)[0]
     except OSError as error:
+        raise_if_unavailable(name_or_path, error)
         raise ValueError(
             f"{name_or_path} is no checkpoint: it is neither a folder with a config.json nor to be had from the Hub "
             f"({error})."
@@ -191,6 +196,13 @@ def load_checkpoint(
             f"{name_or_path} holds a model of the type {config.get('model_type')!r}: expected 'algodistill'."
         )
     revision = revision or "main"
-    model = AlgorithmDistillationModel.from_pretrained(name_or_path, revision=revision, device_map=device_map)
+    # Weights are read from safetensors alone: other formats are unpickled.
+    try:
+        model = AlgorithmDistillationModel.from_pretrained(
+            name_or_path, revision=revision, device_map=device_map, use_safetensors=True
+        )
+    except OSError as error:
+        raise_if_unavailable(name_or_path, error)
+        raise ValueError(f"{name_or_path} has no weights that can be read: expected safetensors ({error}).") from error
     tokeniser = HistoryTokeniser.from_pretrained(name_or_path, revision=revision)
     return model, tokeniser

@@ -1,7 +1,9 @@
 """Learning histories: their schema, collecting and writing them, and reading windows out of them."""
 
 from .collecting import Collection, collect_histories
-from .windows import HistoryWindows, check_environment
+from .schema import config_name
+from .streaming import StreamedHistoryWindows
+from .windows import HistoryWindows
 from .writing import HistoryRecorder, HistoryWriter
 
 
@@ -10,6 +12,7 @@ __all__ = [
     "HistoryRecorder",
     "HistoryWindows",
     "HistoryWriter",
-    "check_environment",
+    "StreamedHistoryWindows",
     "collect_histories",
+    "config_name",
 ]

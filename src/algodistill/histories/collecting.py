@@ -116,7 +116,7 @@ def collect_histories(collection: Collection, folder: Path, *, progress: bool = 
     )
     with bar:
         for batch in todo:
-            path = shard_path(folder, batch.split, batch.index)
+            path = shard_path(folder, collection.environment, batch.split, batch.index)
             if path.exists():
                 bar.update(len(batch.tasks) * collection.episodes)
             else:

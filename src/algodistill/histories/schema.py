@@ -1,6 +1,7 @@
 """The learning-history schema: what one row of a dataset of histories holds, and how it is laid out in Arrow."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,8 +22,22 @@ EPISODE_COLUMNS = ("episode_returns", "episode_lengths")
 SPLITS = ("train", "validation", "test")
 COLUMNS = DESCRIPTION_COLUMNS + STEP_COLUMNS + EPISODE_COLUMNS
 
-# Parquet readers hold a row group in memory at once.
-ROW_GROUP_BYTES = 64 * 2**20
+# Parquet readers hold a row group in memory at once, and streaming divides a dataset among processes by row groups.
+ROW_GROUP_BYTES = 8 * 2**20
+
+# `datasets` takes a folder whose name holds one of these as a word for a split.
+_SPLIT_WORDS = re.compile(
+    r"(?<![^-._ 0-9])(train|training|validation|valid|val|dev|test|testing|eval|evaluation)(?![^-._ 0-9])"
+)
+
+
+def config_name(environment: str) -> str:
+    """The name of an environment's part of a dataset (its `config` on the Hub), and of the folder that it lies in.
+
+    `"algodistill/DarkRoom-v0"` gives `"DarkRoom-v0"`.
+    """
+    name = re.sub(r"[^\w.-]", "_", re.split("[/:]", environment)[-1])
+    return _SPLIT_WORDS.sub(lambda match: match.group().capitalize(), name)
 
 
 def space_bounds(space: gymnasium.Space) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Reading windows of transitions out of learning histories, without copying a history into memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import datasets
@@ -8,10 +8,114 @@ import numpy as np
 import pyarrow as pa
 from torch.utils.data import Dataset
 
-from .schema import COLUMNS
+from ..environments import Task
+from .schema import COLUMNS, task_json
 
 
 Window = dict[str, np.ndarray]
+# What a window is cut from.
+WINDOW_COLUMNS = ("observations", "actions", "rewards", "episode_lengths")
+
+
+class WindowCutter:
+    """Cuts windows out of one history at a time, given as a row of an Arrow table.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): Where the histories come from.
+        length (`int`): Transitions in a window.
+        episode_stride (`int`): Keep every k-th episode.
+        first_episode (`int`): First episode to keep.
+        last_episode (`int`, *optional*): Last episode to keep (inclusive); by default the history's last.
+        start_share (`float`): Probability that a window starts at its history's beginning.
+
+    Raises:
+        ValueError: If the dataset lacks a column, or an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset | datasets.IterableDataset,
+        length: int,
+        *,
+        episode_stride: int,
+        first_episode: int,
+        last_episode: int | None,
+        start_share: float,
+    ):
+        if isinstance(dataset, dict):
+            raise ValueError(
+                f"That is a dataset with the splits {list(dataset)}: choose one, such as dataset['train']."
+            )
+        missing = [column for column in COLUMNS if column not in (dataset.features or {})]
+        if missing:
+            raise ValueError(
+                f"The dataset lacks the columns {missing}: learning histories have {list(COLUMNS)}, one history a row."
+            )
+        for name, value, low in (
+            ("length", length, 1),
+            ("episode_stride", episode_stride, 1),
+            ("first_episode", first_episode, 0),
+        ):
+            if value < low:
+                raise ValueError(f"{name}={value} is out of range: expected at least {low}.")
+        if last_episode is not None and last_episode < first_episode:
+            raise ValueError(f"last_episode={last_episode} comes before first_episode={first_episode}.")
+        if not 0 <= start_share <= 1:
+            raise ValueError(f"start_share={start_share} is out of range: expected a number from 0 to 1.")
+        self.length, self.start_share, self.features = length, start_share, dataset.features
+        self.kept_episodes = f"{first_episode} to {'the last' if last_episode is None else last_episode}"
+        self._kept = slice(first_episode, None if last_episode is None else last_episode + 1, episode_stride)
+
+    def transitions(self, episode_lengths: np.ndarray, recorded: int) -> int:
+        """Transitions that are kept of a history of `recorded` transitions."""
+        return int(_with_unfinished(episode_lengths, recorded)[self._kept].sum())
+
+    def windows(self, transitions: int | np.ndarray) -> Any:
+        """Windows of an epoch that come from histories with so many transitions kept."""
+        return -(-transitions // self.length)
+
+    def draw_start(self, rng: np.random.Generator, transitions: int) -> tuple[int, np.ndarray]:
+        """Where a window starts in a history with so many transitions kept, and the window's own seed."""
+        starts_with_history, seed = rng.random() < self.start_share, rng.integers(2**63)
+        last_start = max(transitions - self.length, 0)
+        return 0 if starts_with_history else int(rng.integers(last_start + 1)), np.asarray(seed)
+
+    def cut(self, row: pa.Table, start: int) -> Window:
+        """The window that starts with the `start`-th kept transition of a history.
+
+        Args:
+            row (`pa.Table`): The history's `WINDOW_COLUMNS`.
+            start (`int`): A kept transition, counted from 0.
+        """
+        columns = {
+            name: list_values(row[name], self.features[name]) for name in ("observations", "actions", "rewards")
+        }
+        lengths = _with_unfinished(list_values(row["episode_lengths"]), len(columns["rewards"]))
+        # Where each kept episode begins, in the history as recorded and in what is kept of it.
+        recorded = (np.cumsum(lengths) - lengths)[self._kept]
+        kept_ends = np.cumsum(lengths[self._kept])
+        kept = kept_ends - lengths[self._kept]
+        transitions = int(kept_ends[-1]) if len(kept_ends) else 0
+        if not 0 <= start < transitions:
+            raise IndexError(f"transition {start} of {transitions} in a history")
+
+        # One transition more than the window, in front, unless the history begins here.
+        first = max(start - 1, 0)
+        positions = np.arange(first, min(start + self.length, transitions))
+        episodes = np.searchsorted(kept_ends, positions, side="right")
+        within = positions - kept[episodes]
+        indices = recorded[episodes] + within
+        lead = start - first
+        read = {name: values[indices] for name, values in columns.items()}
+        return {
+            "observations": read["observations"][lead:],
+            "actions": read["actions"][lead:],
+            "rewards": read["rewards"][lead:],
+            "episode_starts": within[lead:] == 0,
+            "previous_action": read["actions"][0] if lead else np.zeros_like(read["actions"][0]),
+            "previous_reward": read["rewards"][0] if lead else np.float32(0),
+            "history_start": np.bool_(start == 0),
+        }
 
 
 class HistoryWindows(Dataset):
@@ -64,52 +168,36 @@ class HistoryWindows(Dataset):
         start_share: float = 0.0,
         seed: int = 0,
     ):
-        if isinstance(dataset, datasets.DatasetDict):
-            raise ValueError(
-                f"That is a dataset with the splits {list(dataset)}: choose one, such as dataset['train']."
-            )
-        missing = [column for column in COLUMNS if column not in dataset.column_names]
-        if missing:
-            raise ValueError(
-                f"The dataset lacks the columns {missing}: learning histories have {list(COLUMNS)}, one history a row."
-            )
-        for name, value, low in (
-            ("length", length, 1),
-            ("episode_stride", episode_stride, 1),
-            ("first_episode", first_episode, 0),
-            ("seed", seed, 0),
-        ):
-            if value < low:
-                raise ValueError(f"{name}={value} is out of range: expected at least {low}.")
-        if last_episode is not None and last_episode < first_episode:
-            raise ValueError(f"last_episode={last_episode} comes before first_episode={first_episode}.")
-        if not 0 <= start_share <= 1:
-            raise ValueError(f"start_share={start_share} is out of range: expected a number from 0 to 1.")
-        self.length, self.start_share, self.seed, self.epoch = length, start_share, seed, 0
-        self._kept = slice(first_episode, None if last_episode is None else last_episode + 1, episode_stride)
-        self._features = dataset.features
-        self._table = dataset.select_columns(["observations", "actions", "rewards", "episode_lengths"]).with_format(
-            "arrow"
+        self.cutter = WindowCutter(
+            dataset,
+            length,
+            episode_stride=episode_stride,
+            first_episode=first_episode,
+            last_episode=last_episode,
+            start_share=start_share,
         )
+        if seed < 0:
+            raise ValueError(f"seed={seed} is out of range: expected at least 0.")
+        if isinstance(dataset, datasets.IterableDataset):
+            raise ValueError("That is a stream: read its windows with StreamedHistoryWindows.")
+        self.length, self.seed, self.epoch = length, seed, 0
+        self._table = dataset.select_columns(list(WINDOW_COLUMNS)).with_format("arrow")
 
-        self.transitions = np.array([self._count_transitions(row) for row in self._read_episode_lengths()], np.int64)
-        self._window_ends = np.cumsum(-(-self.transitions // length))
+        self.transitions = np.fromiter(self._count_transitions(), np.int64, len(dataset))
+        self._window_ends = np.cumsum(self.cutter.windows(self.transitions))
         if len(self.transitions) == 0 or self._window_ends[-1] == 0:
             raise ValueError(
-                f"No transition is left to read: {len(dataset)} histories, of which episodes {first_episode} to "
-                f"{'the last' if last_episode is None else last_episode} are kept."
+                f"No transition is left to read: {len(dataset)} histories, of which episodes "
+                f"{self.cutter.kept_episodes} are kept."
             )
 
-    def _read_episode_lengths(self) -> Any:
-        """The episode lengths of every history, with what is left over of an episode that was broken off."""
+    def _count_transitions(self) -> Iterator[int]:
+        """The transitions that are kept of every history."""
         columns = self._table.select_columns(["rewards", "episode_lengths"])
         for table in columns.iter(batch_size=1000):
             steps = pa.compute.list_value_length(table["rewards"]).to_numpy()
             for total, lengths in zip(steps, table["episode_lengths"].combine_chunks(), strict=True):
-                yield _with_unfinished(lengths.values.to_numpy(), total)
-
-    def _count_transitions(self, episode_lengths: np.ndarray) -> int:
-        return int(episode_lengths[self._kept].sum())
+                yield self.cutter.transitions(lengths.values.to_numpy(), total)
 
     def __len__(self) -> int:
         return int(self._window_ends[-1])
@@ -123,41 +211,12 @@ class HistoryWindows(Dataset):
             raise IndexError(f"window {index} of {len(self)}")
         rng = np.random.default_rng([self.seed, self.epoch, index])
         history = int(np.searchsorted(self._window_ends, index, side="right"))
-        starts_with_history, seed = rng.random() < self.start_share, rng.integers(2**63)
-        last_start = max(int(self.transitions[history]) - self.length, 0)
-        start = 0 if starts_with_history else int(rng.integers(last_start + 1))
-        return {**self.read(history, start), "seed": np.asarray(seed)}
+        start, seed = self.cutter.draw_start(rng, int(self.transitions[history]))
+        return {**self.read(history, start), "seed": seed}
 
     def read(self, history: int, start: int) -> Window:
         """The window of the `history`-th row that starts with its `start`-th kept transition."""
-        steps = min(self.length, int(self.transitions[history]) - start)
-        if start < 0 or steps < 1:
-            raise IndexError(f"transition {start} of {self.transitions[history]} in history {history}")
-        row = self._table[history]
-        columns = {name: _values(row[name], self._features[name]) for name in ("observations", "actions", "rewards")}
-        lengths = _with_unfinished(_values(row["episode_lengths"], None), len(columns["rewards"]))
-        # Where each kept episode begins, in the history as recorded and in what is kept of it.
-        recorded = (np.cumsum(lengths) - lengths)[self._kept]
-        kept_ends = np.cumsum(lengths[self._kept])
-        kept = kept_ends - lengths[self._kept]
-
-        # One transition more than the window, in front, unless the history begins here.
-        first = max(start - 1, 0)
-        positions = np.arange(first, start + steps)
-        episodes = np.searchsorted(kept_ends, positions, side="right")
-        within = positions - kept[episodes]
-        indices = recorded[episodes] + within
-        lead = start - first
-        read = {name: values[indices] for name, values in columns.items()}
-        return {
-            "observations": read["observations"][lead:],
-            "actions": read["actions"][lead:],
-            "rewards": read["rewards"][lead:],
-            "episode_starts": within[lead:] == 0,
-            "previous_action": read["actions"][0] if lead else np.zeros_like(read["actions"][0]),
-            "previous_reward": read["rewards"][0] if lead else np.float32(0),
-            "history_start": np.bool_(start == 0),
-        }
+        return self.cutter.cut(self._table[history], start)
 
 
 def _with_unfinished(episode_lengths: np.ndarray, transitions: int) -> np.ndarray:
@@ -165,7 +224,7 @@ def _with_unfinished(episode_lengths: np.ndarray, transitions: int) -> np.ndarra
     return np.append(episode_lengths, unfinished) if unfinished else episode_lengths
 
 
-def _values(column: pa.ChunkedArray, feature: Any) -> np.ndarray:
+def list_values(column: pa.ChunkedArray, feature: Any = None) -> np.ndarray:
     """The only list of a column of one row, as a view of the table's memory, `(steps,)` or `(steps, width)`."""
     array = column.chunk(0)
     if isinstance(feature, datasets.Array2D):
@@ -174,8 +233,21 @@ def _values(column: pa.ChunkedArray, feature: Any) -> np.ndarray:
     return array.flatten().to_numpy()
 
 
-def check_environment(dataset: datasets.Dataset, environment: str) -> None:
-    """Raise a `ValueError` if the dataset has histories of another environment."""
-    others: Sequence[str] = sorted(set(dataset.unique("environment")) - {environment})
-    if others:
+def check_histories(
+    environments: Iterable[str], tasks: Iterable[str], environment: str, held_out_tasks: Iterable[Task] = ()
+) -> None:
+    """Raise a `ValueError` if some histories are of another environment, or of tasks that are held out from training.
+
+    Args:
+        environments (`Iterable[str]`): What the histories' column `environment` holds.
+        tasks (`Iterable[str]`): What their column `task` holds.
+        environment (`str`): The environment that is expected.
+        held_out_tasks (`Iterable[dict]`, *optional*): The tasks that must not occur.
+    """
+    if others := sorted(set(environments) - {environment}):
         raise ValueError(f"The dataset has histories of {', '.join(others)}, expected only {environment}.")
+    if leaked := sorted(set(tasks) & {task_json(task) for task in held_out_tasks}):
+        raise ValueError(
+            f"The dataset has histories of {len(leaked)} of the tasks to evaluate on, such as {leaked[0]}: results "
+            "would not be of held-out tasks. Choose the split_seed and train_tasks that it was collected with."
+        )

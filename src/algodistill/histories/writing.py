@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from ..environments import Task
-from .schema import ROW_GROUP_BYTES, SPLITS, STEP_COLUMNS, history_features, history_table, task_json
+from .schema import ROW_GROUP_BYTES, SPLITS, STEP_COLUMNS, config_name, history_features, history_table, task_json
 
 
-def shard_path(folder: Path, split: str, index: int) -> Path:
-    """Where shard `index` of a split lies; the name is what `datasets` finds the split by."""
-    return folder / "data" / f"{split}-{index:05d}.parquet"
+def shard_path(folder: Path, environment: str, split: str, index: int) -> Path:
+    """Where shard `index` of a split of an environment's histories lies; `datasets` finds the split by the name."""
+    return folder / config_name(environment) / f"{split}-{index:05d}.parquet"
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_shard(path: Path, table: pa.Table) -> None:
-    """Write a table of histories as one Parquet file, in row groups of at most 64 MB."""
+    """Write a table of histories as one Parquet file, in row groups of at most 8 MB in memory."""
     rows = max(1, int(ROW_GROUP_BYTES * table.num_rows / max(table.nbytes, 1)))
     with whole_file(path) as partial:
         pa.parquet.write_table(table, partial, row_group_size=rows, compression="zstd", write_page_index=True)
@@ -106,12 +106,12 @@ class HistoryWriter:
         shard_megabytes: float = 64,
     ):
         self.folder = Path(folder)
+        self._environment, self._algorithm = environment, algorithm
         self._spaces = observation_space, action_space
         features = history_features(*self._spaces)
         for path in self._shards("*"):
             if pa.parquet.read_schema(path) != features.arrow_schema:
                 raise ValueError(f"{path} holds histories of other spaces than {self._spaces}: choose another folder.")
-        self._environment, self._algorithm = environment, algorithm
         self._shard_bytes = shard_megabytes * 2**20
         self._pending: dict[str, list[pa.Table]] = {}
         self._next_id: dict[str, int] = {}
@@ -176,7 +176,7 @@ class HistoryWriter:
             self._flush(split)
 
     def _shards(self, split: str) -> list[Path]:
-        return sorted(shard_path(self.folder, split, 0).parent.glob(f"{split}-*.parquet"))
+        return sorted(shard_path(self.folder, self._environment, split, 0).parent.glob(f"{split}-*.parquet"))
 
     def _first_free_id(self, split: str) -> int:
         numbers = [
@@ -189,7 +189,7 @@ class HistoryWriter:
     def _flush(self, split: str) -> None:
         shards = self._shards(split)
         index = int(shards[-1].stem.rpartition("-")[2]) + 1 if shards else 0
-        write_shard(shard_path(self.folder, split, index), pa.concat_tables(self._pending[split]))
+        write_shard(shard_path(self.folder, self._environment, split, index), pa.concat_tables(self._pending[split]))
         self._pending[split] = []
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 
 class JsonMapping(dict[str, Any]):
@@ -32,6 +33,10 @@ class HistoryArguments:
         metadata={
             "help": "Learning histories to train on: a folder or a Hub id. Without it they are collected first."
         },
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Leave the dataset where it is and read it as a stream, without downloading it first."},
     )
     split_seed: int = field(default=1, metadata={"help": "Seed of the division of the tasks."})
     train_tasks: int = field(default=1, metadata={"help": "Number of tasks to train on."})
@@ -141,5 +146,11 @@ class AlgorithmDistillationTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.push_to_hub and self.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
+            strategy = HubStrategy(self.hub_strategy).value
+            raise ValueError(
+                f"hub_strategy={strategy!r} would publish optimiser states, which are pickles: choose 'every_save' or "
+                "'end'."
+            )
         # Pinned memory speeds up copies to a GPU; without one it only draws a warning.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()

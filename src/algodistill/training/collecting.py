@@ -1,24 +1,30 @@
 """Collecting the histories of a preset into the folder that keeps them."""
 
+import contextlib
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
+import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
+import httpx2
 import pyarrow as pa
 import pyarrow.parquet
+from datasets.packaged_modules.cache.cache import Cache
+from datasets.packaged_modules.parquet.parquet import Parquet
 from filelock import FileLock
 
 from ..environments import TASK_DISTRIBUTIONS, TaskSplit, split_tasks
-from ..evaluation import named_episodes
-from ..histories import Collection, collect_histories
+from ..histories import Collection, collect_histories, config_name
 from ..histories.collecting import SHARD_TRANSITIONS, batches
 from ..histories.writing import shard_path, whole_file
-from ..hub import write_card
+from ..hub import CARD_FILE, COLLECTION_FILE, write_dataset_card
+from ..outcomes import raise_if_unavailable
 from .arguments import (
     AlgorithmDistillationTrainingArguments,
     EvaluationArguments,
@@ -27,9 +33,6 @@ from .arguments import (
     WindowArguments,
 )
 from .preset import find_preset, parse_settings
-
-
-COLLECTION_FILE = "collection.json"
 
 
 def collect(
@@ -53,12 +56,27 @@ def collect(
         ValueError: If the preset or an option is wrong, or the folder holds something else.
         OSError: If the histories cannot be written; those that are there stay.
     """
+    arguments = history_arguments(preset, options)
+    folder = Path(output_dir) if output_dir is not None else default_folder(preset)
+    collect_into(folder, make_collection(arguments), collect_command(preset, arguments), progress=progress)
+    return folder
+
+
+def history_arguments(preset: str | Path, options: Sequence[str] = ()) -> HistoryArguments:
+    """What a preset, and options that overrule it, say of histories."""
     others = (WindowArguments, ModelArguments, EvaluationArguments, AlgorithmDistillationTrainingArguments)
     other_keys = [field.name for other in others for field in dataclasses.fields(other)]
     (arguments,) = parse_settings([HistoryArguments], preset, options, other_keys=other_keys)
-    folder = Path(output_dir) if output_dir is not None else default_folder(preset)
-    collect_into(folder, make_collection(arguments), find_preset(str(preset)).stem, progress=progress)
-    return folder
+    return arguments
+
+
+def collect_command(preset: str | Path, arguments: HistoryArguments) -> str:
+    """The command that collects the histories that these arguments ask for: a preset, and what differs from it."""
+    own, options = dataclasses.asdict(history_arguments(preset)), []
+    for name, value in dataclasses.asdict(arguments).items():
+        if value != own[name] and name not in ("dataset", "streaming"):
+            options += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return shlex.join(["algodistill", "collect", find_preset(str(preset)).stem, *options])
 
 
 def default_folder(preset: str | Path) -> Path:
@@ -102,8 +120,14 @@ def make_collection(arguments: HistoryArguments) -> Collection:
     )
 
 
-def collect_into(folder: Path, collection: Collection, preset: str, *, progress: bool = True) -> None:
+def collect_into(folder: Path, collection: Collection, command: str, *, progress: bool = True) -> None:
     """Collect into a folder, or continue, or find everything there. Another process that does the same waits.
+
+    Args:
+        folder (`Path`): The dataset's folder.
+        collection (`Collection`): What is to be collected.
+        command (`str`): The command that collects it, for the card.
+        progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar on a terminal.
 
     Raises:
         ValueError: If the folder holds other histories, or something else.
@@ -111,14 +135,14 @@ def collect_into(folder: Path, collection: Collection, preset: str, *, progress:
     # Not in the folder, which is what is published.
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     with FileLock(Path(tempfile.gettempdir()) / f"algodistill-{place}.lock"):
-        _collect_into(folder, collection, preset, progress=progress)
+        _collect_into(folder, collection, command, progress=progress)
 
 
-def _collect_into(folder: Path, collection: Collection, preset: str, *, progress: bool) -> None:
+def _collect_into(folder: Path, collection: Collection, command: str, *, progress: bool) -> None:
     todo = batches(collection)
     # Through JSON, so that what is compared is what can be read back.
     wanted = json.loads(json.dumps({**dataclasses.asdict(collection), "shard_transitions": SHARD_TRANSITIONS}))
-    path = folder / COLLECTION_FILE
+    path = folder / config_name(collection.environment) / COLLECTION_FILE
     if path.exists():
         try:
             found = json.loads(path.read_text())["collection"]
@@ -130,64 +154,43 @@ def _collect_into(folder: Path, collection: Collection, preset: str, *, progress
                 f"{folder} holds histories that were collected with other settings ({', '.join(changed)}). To collect "
                 "anew, delete that folder or choose another."
             )
-    elif folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+    elif folder.exists() and any(file.is_file() and not file.name.startswith(".") for file in folder.rglob("*")):
         raise ValueError(f"{folder} holds something that is not a collection of histories: choose another folder.")
     else:
-        fingerprint = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+        made = {
+            "fingerprint": hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest(),
+            "command": command,
+            "version": importlib.metadata.version("algodistill"),
+            "collection": wanted,
+        }
         with whole_file(path) as partial:
-            partial.write_text(json.dumps({"fingerprint": fingerprint, "collection": wanted}, indent=1) + "\n")
-    complete = (folder / "README.md").exists() and all(
-        shard_path(folder, batch.split, batch.index).exists() for batch in todo
+            partial.write_text(json.dumps(made, indent=1) + "\n")
+    complete = (folder / CARD_FILE).exists() and all(
+        shard_path(folder, collection.environment, batch.split, batch.index).exists() for batch in todo
     )
     if not complete:
         collect_histories(collection, folder, progress=progress)
-        _write_dataset_card(folder, collection, preset)
+        write_dataset_card(folder)
 
 
-def _write_dataset_card(folder: Path, collection: Collection, preset: str) -> None:
-    splits = {}
-    for split, tasks in collection.tasks.items():
-        learners = len(tasks) * collection.learners_per_task
-        files = sorted((folder / "data").glob(f"{split}-*.parquet"))
-        lengths = [pa.parquet.read_table(file, columns=["episode_lengths", "episode_returns"]) for file in files]
-        table = pa.concat_tables(lengths)
-        returns = table["episode_returns"].combine_chunks().flatten().to_numpy().reshape(learners, -1)
-        splits[split] = {
-            "tasks": len(tasks),
-            "histories": learners,
-            "transitions": int(pa.compute.sum(table["episode_lengths"].combine_chunks().flatten()).as_py()),
-            "returns": {
-                episode + 1: float(returns[:, episode].mean()) for episode in named_episodes(collection.episodes)
-            },
-        }
-    schema = pa.parquet.read_schema(files[0])
-    features = datasets.Features.from_arrow_schema(schema)
-    with whole_file(folder / "README.md") as partial:
-        write_card(
-            "dataset_card.md",
-            partial,
-            {
-                "preset": preset,
-                "folder": folder.name,
-                "collection": collection,
-                "splits": splits,
-                "total": sum(split["transitions"] for split in splits.values()),
-                "episodes": named_episodes(collection.episodes),
-                "features": features,
-                "source_settings": json.dumps(dict(collection.source_kwargs)),
-            },
-        )
-
-
-def load_histories(name_or_path: str | Path, split: str) -> datasets.Dataset | None:
+def load_histories(
+    name_or_path: str | Path, split: str, environment: str | None = None, *, streaming: bool = False
+) -> Any:
     """Open a split of a dataset of learning histories; `None` if it has no such split.
 
     Args:
         name_or_path (`str` or `Path`): A folder or a Hub id.
         split (`str`): `"train"`, `"validation"` or `"test"`.
+        environment (`str`, *optional*): Whose histories, where the dataset has those of several environments.
+        streaming (`bool`, *optional*, defaults to `False`): Whether to leave the histories where they are and read
+            them as a stream.
+
+    Returns:
+        `datasets.Dataset`, with `streaming` `datasets.IterableDataset`, or `None`.
 
     Raises:
-        ValueError: If there is no such dataset, or one of its files is not whole.
+        ValueError: If there is no such dataset, it is not Parquet, or one of its files is not whole.
+        HubUnavailable: If it is not here, and the Hub cannot be reached.
     """
     folder = Path(name_or_path)
     if folder.is_dir():
@@ -199,9 +202,25 @@ def load_histories(name_or_path: str | Path, split: str) -> datasets.Dataset | N
                     f"{file} is not a whole Parquet file ({error}). Delete it and collect again: only it is missing."
                 ) from error
     try:
-        splits: Mapping[str, Any] = datasets.load_dataset(str(name_or_path))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        builder = _builder(str(name_or_path), environment)
+        # Other formats can hold what is executed when it is read. `Cache` is what was read as Parquet before.
+        if not isinstance(builder, Parquet | Cache):
+            raise ValueError(f"expected Parquet files, found {builder.name}")
+        if streaming:
+            return builder.as_streaming_dataset().get(split)
+        builder.download_and_prepare()
+        splits: Any = builder.as_dataset()
+    except (OSError, ValueError, httpx2.TransportError, datasets.exceptions.DatasetsError) as error:
+        raise_if_unavailable(name_or_path, error)
         raise ValueError(
             f"{name_or_path} is no dataset: it is neither a folder of histories nor to be had from the Hub ({error})."
         ) from error
     return splits.get(split)
+
+
+def _builder(name_or_path: str, environment: str | None) -> datasets.DatasetBuilder:
+    """The dataset's part of an environment if it is divided by environments, else the dataset."""
+    if environment is not None:
+        with contextlib.suppress(ValueError):
+            return datasets.load_dataset_builder(name_or_path, config_name(environment))
+    return datasets.load_dataset_builder(name_or_path)

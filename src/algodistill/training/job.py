@@ -1,6 +1,7 @@
 """The main job: histories, training, evaluation on held-out tasks, and what is left of it in the run's folder."""
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import shlex
@@ -15,9 +16,10 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..environments import TaskSplit, make_environments
 from ..evaluation import CURVE_FILE, RESULT_FILE, evaluate, load_checkpoint, summary, write_result
-from ..histories import HistoryWindows, check_environment
+from ..histories import HistoryWindows, StreamedHistoryWindows
+from ..histories.windows import check_histories
 from ..histories.writing import whole_file
-from ..hub import write_model_card
+from ..hub import CARD_FILE, SETTINGS_FILE, write_model_card
 from ..models import AlgorithmDistillationConfig, AlgorithmDistillationModel, HistoryTokeniser
 from ..outcomes import Interrupted, wrong_input
 from .arguments import (
@@ -27,13 +29,12 @@ from .arguments import (
     ModelArguments,
     WindowArguments,
 )
-from .collecting import collect_into, default_folder, load_histories, make_collection, task_split
+from .collecting import collect_command, collect_into, default_folder, load_histories, make_collection, task_split
 from .interruption import SaveOnInterrupt
 from .preset import OneLineParser, find_preset, parse_settings
 from .trainer import AlgorithmDistillationTrainer
 
 
-SETTINGS_FILE = "settings.json"
 ARGUMENTS: tuple[Any, ...] = (
     HistoryArguments,
     WindowArguments,
@@ -50,6 +51,8 @@ LEARNING_ARGUMENTS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
 )
+# Packages whose versions stand in a checkpoint's card.
+VERSIONS = ("algodistill", "torch", "transformers", "accelerate", "datasets", "gymnasium", "numpy")
 # During training, the model is evaluated on at most so many tasks, and its loss on so many histories.
 EVALUATION_TASKS, EVALUATION_HISTORIES = 16, 64
 
@@ -131,25 +134,15 @@ def run(argv: Sequence[str], say: Say = print) -> None:
         check_settings(experiment)
         split = task_split(experiment.histories)
         source = find_histories(experiment, say)
-        histories = load_histories(source, "train")
-        if histories is None:
-            raise ValueError(f"{source} has no split 'train'.")
-        check_environment(histories, experiment.histories.environment)
         set_seed(training.seed)
         model, tokeniser = make_model(experiment, split)
-        windows = HistoryWindows(
-            histories,
-            model.config.context_length,
-            **dataclasses.asdict(experiment.windows),
-            seed=training.seed if training.data_seed is None else training.data_seed,
-        )
-        tokeniser(windows[0])  # wrong values are found now rather than in the middle
-    warn_of_short_context(histories, model.config.context_length, say)
-    say(
-        f"Training: {sum(parameter.numel() for parameter in model.parameters()):,} parameters, {len(histories):,} "
-        f"histories of {len(split.train)} tasks, {int(windows.transitions.sum()):,} transitions kept"
-    )
-    trainer = train(experiment, model, tokeniser, windows, source, split, say)
+        windows = make_windows(experiment, source, split, model.config.context_length)
+        # Wrong values are found now rather than in the middle.
+        tokeniser(windows.first() if isinstance(windows, StreamedHistoryWindows) else windows[0])
+        warn_of_short_context(first_histories(experiment, source, "train"), windows.length, say)
+        say(f"Training: {sum(weights.numel() for weights in model.parameters()):,} parameters, {describe(windows)}")
+        trainer = make_trainer(experiment, model, tokeniser, windows, source, split)
+    train(experiment, trainer, argv, say)
 
     if trainer.is_world_process_zero():
         say(f"Evaluation on {len(split.test)} held-out tasks, weights frozen")
@@ -160,21 +153,18 @@ def run(argv: Sequence[str], say: Say = print) -> None:
             streams=experiment.evaluation.test_streams,
             action_selection=experiment.evaluation.action_selection,
             seed=experiment.evaluation.test_seed,
-            histories=load_histories(source, "test"),
+            histories=load(experiment, source, "test"),
             progress=True,
         )
-        write_model_card(
-            experiment.output,
-            result=result,
-            config=model.config,
-            preset=experiment.preset.stem,
-            command=shlex.join(["accelerate", "launch", "train.py", *argv]),
-            dataset=experiment.histories.dataset,
-            training={name: getattr(training, name) for name in LEARNING_ARGUMENTS},
-        )
         write_result(result, experiment.output)
+        write_model_card(experiment.output)
         say(summary(result))
-        say(f"See {experiment.output / CURVE_FILE} for the curve, {experiment.output / 'README.md'} for the card.")
+        say(f"See {experiment.output / CURVE_FILE} for the curve, {experiment.output / CARD_FILE} for the card.")
+    if training.push_to_hub:
+        with wrong_input():
+            publication = trainer.push_to_hub()
+        if publication is not None:
+            say(f"Published at {publication.url}")
 
 
 def _say_nothing(message: str) -> None:
@@ -192,7 +182,7 @@ def check_settings(experiment: Experiment) -> None:
     file = experiment.output / SETTINGS_FILE
     if not file.exists():
         return
-    found = json.loads(file.read_text())
+    found = json.loads(file.read_text()).get("settings", {})
     changed = [
         f"{name} was {found.get(part, {}).get(name)!r}, is {value!r}"
         for part, values in experiment.settings().items()
@@ -208,14 +198,69 @@ def check_settings(experiment: Experiment) -> None:
 
 def find_histories(experiment: Experiment, say: Say) -> Path | str:
     """The dataset that was given, or the folder of the preset's histories, collected first where they are missing."""
-    if experiment.histories.dataset is not None:
-        return experiment.histories.dataset
+    histories = experiment.histories
+    if histories.dataset is not None:
+        return histories.dataset
+    if histories.streaming:
+        raise ValueError("--streaming reads a dataset that is there already: name it with --dataset.")
     folder = default_folder(experiment.preset)
     with experiment.training.main_process_first(desc="collecting histories"):
         if experiment.training.process_index == 0:
             say(f"Histories: {folder}")
-            collect_into(folder, make_collection(experiment.histories), experiment.preset.stem)
+            collect_into(folder, make_collection(histories), collect_command(experiment.preset, histories))
     return folder
+
+
+def load(experiment: Experiment, source: Path | str, split: str) -> Any:
+    """A split of the experiment's histories, or `None`."""
+    histories = experiment.histories
+    return load_histories(source, split, histories.environment, streaming=histories.streaming)
+
+
+def first_histories(experiment: Experiment, source: Path | str, split: str) -> datasets.Dataset | None:
+    """Some histories of a split, on this machine."""
+    histories = load(experiment, source, split)
+    if isinstance(histories, datasets.IterableDataset):
+        return datasets.Dataset.from_list(list(histories.take(EVALUATION_HISTORIES)), features=histories.features)
+    return histories and histories.select(range(min(len(histories), EVALUATION_HISTORIES)))
+
+
+def make_windows(
+    experiment: Experiment, source: Path | str, split: TaskSplit, length: int
+) -> HistoryWindows | StreamedHistoryWindows:
+    """The windows to train on.
+
+    Raises:
+        ValueError: If there are no histories to train on, or they are of another environment or of the test tasks.
+    """
+    training, environment = experiment.training, experiment.histories.environment
+    histories = load(experiment, source, "train")
+    if histories is None:
+        raise ValueError(f"{source} has no split 'train'.")
+    selection = dataclasses.asdict(experiment.windows)
+    seed = training.seed if training.data_seed is None else training.data_seed
+    if not experiment.histories.streaming:
+        check_histories(histories.unique("environment"), histories.unique("task"), environment, split.test)
+        return HistoryWindows(histories, length, seed=seed, **selection)
+    if training.max_steps <= 0:
+        raise ValueError("A stream has no end that epochs could be counted by: give --max_steps.")
+    return StreamedHistoryWindows(
+        histories,
+        length,
+        seed=seed,
+        rank=training.process_index,
+        world_size=training.world_size,
+        environment=environment,
+        held_out_tasks=split.test,
+        **selection,
+    )
+
+
+def describe(windows: HistoryWindows | StreamedHistoryWindows) -> str:
+    """How much there is to train on."""
+    if isinstance(windows, StreamedHistoryWindows):
+        return "histories that are read as a stream"
+    return f"{len(windows.transitions):,} histories, {int(windows.transitions.sum()):,} transitions kept"
 
 
 def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDistillationModel, HistoryTokeniser]:
@@ -248,10 +293,10 @@ def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDisti
     return AlgorithmDistillationModel(config), tokeniser
 
 
-def warn_of_short_context(histories: datasets.Dataset, context_length: int, say: Say) -> None:
+def warn_of_short_context(histories: datasets.Dataset | None, context_length: int, say: Say) -> None:
     """Two episodes must fit into a context, else nothing that one showed can help in another."""
-    some = histories.select(range(min(len(histories), EVALUATION_HISTORIES)))
-    longest = max((max(lengths, default=0) for lengths in some["episode_lengths"]), default=0)
+    lengths = [] if histories is None else histories["episode_lengths"]
+    longest = max((max(of_one, default=0) for of_one in lengths), default=0)
     if context_length < 2 * longest:
         say(
             f"Warning: a context of {context_length} steps does not hold two episodes of up to {longest} steps: "
@@ -259,49 +304,69 @@ def warn_of_short_context(histories: datasets.Dataset, context_length: int, say:
         )
 
 
-def train(
+def make_trainer(
     experiment: Experiment,
     model: AlgorithmDistillationModel,
     tokeniser: HistoryTokeniser,
-    windows: HistoryWindows,
+    windows: HistoryWindows | StreamedHistoryWindows,
     source: Path | str,
     split: TaskSplit,
-    say: Say,
 ) -> AlgorithmDistillationTrainer:
+    """The trainer, with tasks and histories to evaluate on during training: of the validation tasks if there are any,
+    else of training tasks."""
+    training, evaluation = experiment.training, None
+    if training.eval_strategy != "no":
+        histories = first_histories(experiment, source, "validation") or first_histories(experiment, source, "train")
+        evaluation = histories and HistoryWindows(histories, windows.length)
+    return AlgorithmDistillationTrainer(
+        model,
+        training,
+        processing_class=tokeniser,
+        train_dataset=windows,
+        eval_dataset=evaluation,
+        eval_tasks=(split.validation or split.train)[:EVALUATION_TASKS],
+    )
+
+
+def train(experiment: Experiment, trainer: AlgorithmDistillationTrainer, argv: Sequence[str], say: Say) -> None:
     """Train, from the last checkpoint if there is one, and save the model into the run's folder.
 
     Raises:
         Interrupted: If the user stopped it; a checkpoint is saved.
     """
-    training, interruption = experiment.training, SaveOnInterrupt()
-    trainer = AlgorithmDistillationTrainer(
-        model,
-        training,
-        processing_class=tokeniser,
-        train_dataset=windows,
-        eval_dataset=evaluation_windows(source, windows.length) if training.eval_strategy != "no" else None,
-        eval_tasks=(split.validation or split.train)[:EVALUATION_TASKS],
-        callbacks=[interruption],
-    )
+    interruption = SaveOnInterrupt()
+    trainer.add_callback(interruption)
     checkpoint = get_last_checkpoint(experiment.output) if experiment.output.is_dir() else None
     if checkpoint:
         say(f"Continuing from {checkpoint}")
     if trainer.is_world_process_zero():
-        with whole_file(experiment.output / SETTINGS_FILE) as partial:
-            partial.write_text(json.dumps(experiment.settings(), indent=1) + "\n")
+        write_settings(experiment, argv)
     trainer.train(resume_from_checkpoint=checkpoint)
     if interruption.interrupted:
         raise Interrupted(f"Stopped after step {trainer.state.global_step}, which is saved.")
-    trainer.save_model()
+    # Published only at the end, with the evaluation: hence the trainer's own save, which does not push.
+    trainer.save_model(_internal_call=True)
     trainer.save_state()
-    return trainer
 
 
-def evaluation_windows(source: Path | str, length: int) -> HistoryWindows:
-    """Windows to compute the evaluation loss on: of the validation tasks if there are any, else of training tasks."""
-    for split in ("validation", "train"):
-        histories = load_histories(source, split)
-        if histories is not None:
-            break
-    assert histories is not None, "the training split was read before"
-    return HistoryWindows(histories.select(range(min(len(histories), EVALUATION_HISTORIES))), length)
+def write_settings(experiment: Experiment, argv: Sequence[str]) -> None:
+    """Write down what the run was told and what it is made with: for its card, and for whoever continues it."""
+    made = {
+        "preset": experiment.preset.stem,
+        "command": shlex.join(["accelerate", "launch", "train.py", *without_hub_options(argv)]),
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        "settings": experiment.settings(),
+    }
+    with whole_file(experiment.output / SETTINGS_FILE) as partial:
+        partial.write_text(json.dumps(made, indent=1) + "\n")
+
+
+def without_hub_options(argv: Sequence[str]) -> list[str]:
+    """The command line without where its result is published, which nobody repeats, and without the token."""
+    kept, dropping = [], False
+    for argument in argv:
+        if argument.startswith("--"):
+            dropping = argument[2:].replace("-", "_").startswith(("hub_", "push_to_hub"))
+        if not dropping:
+            kept.append(argument)
+    return kept

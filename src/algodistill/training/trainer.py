@@ -1,16 +1,26 @@
 """The Trainer: HuggingFace's, with an in-context evaluation on tasks."""
 
+import logging
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import prepare_data_loader
+from huggingface_hub import HfApi
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy
+from transformers.utils import PushInProgress
 
 from ..environments import Task
 from ..evaluation import default_streams, rollout
+from ..histories import StreamedHistoryWindows
+from ..hub import SETTINGS_FILE, Publication, model_files, plain_errors, publish
 from ..models import AlgorithmDistillationModel, HistoryTokeniser
 from .arguments import AlgorithmDistillationTrainingArguments
 
@@ -49,6 +59,7 @@ class AlgorithmDistillationTrainer(Trainer):
     """
 
     args: AlgorithmDistillationTrainingArguments
+    push_in_progress: Any
 
     def __init__(
         self,
@@ -61,6 +72,8 @@ class AlgorithmDistillationTrainer(Trainer):
     ):
         self.eval_tasks = list(eval_tasks or [])
         self.tokeniser = processing_class
+        # Taken out of the arguments, which are saved with every checkpoint.
+        self._hub_token, args.hub_token = args.hub_token, None
         kwargs.setdefault("data_collator", WindowCollator(processing_class, model.config.token_masking))
         super().__init__(model, args, processing_class=processing_class, **kwargs)
 
@@ -104,5 +117,95 @@ class AlgorithmDistillationTrainer(Trainer):
             "in_context_first_return": float(curve[0]),
         }
 
+    def get_train_dataloader(self) -> DataLoader:
+        if not isinstance(self.train_dataset, StreamedHistoryWindows):
+            return super().get_train_dataloader()
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+        # Every process reads a part of its own already: accelerate, told of one process, does not divide it again.
+        return prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
+        )
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        name = self.args.hub_model_id or Path(str(self.args.output_dir)).absolute().name
+        with plain_errors(name, "Nothing has been trained; run the same command again to continue."):
+            super().init_hf_repo(token=token or self._hub_token, private=private)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Publish a checkpoint that has just been saved, while the training goes on."""
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        if self.push_in_progress is not None and not self.push_in_progress.is_done() and not self.args.hub_always_push:
+            return
+        # A copy: the checkpoint may be deleted for a newer one before it has been uploaded.
+        copy = tempfile.TemporaryDirectory(prefix="algodistill-push-")
+        for file in [*model_files(Path(checkpoint_folder)), *Path(str(self.args.output_dir)).glob(SETTINGS_FILE)]:
+            shutil.copy(file, copy.name)
+        job = HfApi().run_as_future(self._publish, copy.name, f"Training in progress, step {self.state.global_step}")
+        job.add_done_callback(lambda job: _report_push(job, copy))
+        if self.push_in_progress is None:
+            self.push_in_progress = PushInProgress()  # a list of jobs that `Trainer` waits for
+        self.push_in_progress.jobs.append(job)
+
+    def _publish(self, folder: str | Path, message: str | None = None, **kwargs: Any) -> Publication:
+        return publish(
+            folder,
+            self.hub_model_id or str(self.args.hub_model_id),
+            private=bool(self.args.hub_private_repo),
+            revision=self.args.hub_revision,
+            **{"token": self._hub_token, "message": message, **kwargs},
+        )
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Save model and tokeniser, and publish the run's folder with its card, as [`publish`] does.
+
+        Args:
+            commit_message (`str`, *optional*): Title of the commit.
+            blocking (`bool`, *optional*, defaults to `True`): Whether to wait for the end of the upload.
+            token (`str`, *optional*): Token of the Hub; by default the arguments', or the one that is logged in.
+            revision (`str`, *optional*): Branch; by default the arguments'.
+            private (`bool`, *optional*): Whether a repository that is created is private; by default the arguments'.
+
+        Returns:
+            [`Publication`], or a `Future` of it if `blocking` is false; `None` on all processes but the first.
+
+        Raises:
+            ValueError: If the Hub refuses.
+            HubUnavailable: If it cannot be reached, or fails.
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        chosen = {"token": token, "revision": revision, "private": private, **kwargs}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        if blocking:
+            return self._publish(str(self.args.output_dir), commit_message, **chosen)
+        return HfApi().run_as_future(self._publish, str(self.args.output_dir), commit_message, **chosen)
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The card is written with the evaluation; the one that `Trainer` would write knows nothing of it."""
+
+
+def _report_push(job: Future, copy: tempfile.TemporaryDirectory) -> None:
+    """A push that failed does not stop the training: the next one brings everything."""
+    copy.cleanup()
+    if error := job.exception():
+        logging.getLogger(__name__).warning("A checkpoint could not be published; training goes on. %s", error)

@@ -1,0 +1,141 @@
+"""Reading windows out of learning histories that stay where they are, such as on the Hub, and arrive as a stream."""
+
+from collections.abc import Iterator, Sequence
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from datasets.distributed import split_dataset_by_node
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ..environments import Task
+from .windows import WINDOW_COLUMNS, Window, WindowCutter, check_histories, list_values
+
+
+# Windows that are mixed with each other: enough for batches of many histories, some MB of memory.
+SHUFFLED_WINDOWS = 2048
+
+
+class StreamedHistoryWindows(IterableDataset):
+    """Windows of a stream of learning histories, without end, as [`HistoryWindows`] cuts them.
+
+    The histories are read over and over; each pass takes the parts of the dataset (row groups of its Parquet files) in
+    another order, and gives every history as many windows as it takes to cover its transitions about once. Windows
+    that are read close to each other are shuffled. Several processes read different parts.
+
+    Iterating anew begins anew: the same seed gives the same windows in the same order.
+
+    ```python
+    histories = datasets.load_dataset("USER/histories", split="train", streaming=True)
+    windows = StreamedHistoryWindows(histories, length=500, episode_stride=8)
+    ```
+
+    Args:
+        dataset (`datasets.IterableDataset`): Learning histories, one a row.
+        length (`int`): Transitions in a window.
+        episode_stride (`int`, *optional*, defaults to `1`): Keep every k-th episode.
+        first_episode (`int`, *optional*, defaults to `0`): First episode to keep.
+        last_episode (`int`, *optional*): Last episode to keep (inclusive); by default the history's last.
+        start_share (`float`, *optional*, defaults to `0.0`): Probability that a window starts at its history's
+            beginning.
+        seed (`int`, *optional*, defaults to `0`): Seed of order and choice of windows.
+        rank (`int`, *optional*, defaults to `0`): This process, of those that read together.
+        world_size (`int`, *optional*, defaults to `1`): How many processes read together, each another part.
+        environment (`str`, *optional*): The environment that all histories must be of.
+        held_out_tasks (`Sequence[dict]`, *optional*): Tasks of it that no history may be of.
+
+    Raises:
+        ValueError: If the dataset lacks a column, or an argument is out of its range; while iterating, if a history is
+            of another environment or of a held-out task, or no transition is left to read.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.IterableDataset,
+        length: int,
+        *,
+        episode_stride: int = 1,
+        first_episode: int = 0,
+        last_episode: int | None = None,
+        start_share: float = 0.0,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        environment: str | None = None,
+        held_out_tasks: Sequence[Task] = (),
+    ):
+        self.cutter = WindowCutter(
+            dataset,
+            length,
+            episode_stride=episode_stride,
+            first_episode=first_episode,
+            last_episode=last_episode,
+            start_share=start_share,
+        )
+        if not isinstance(dataset, datasets.IterableDataset):
+            raise ValueError("That is no stream: read its windows with HistoryWindows.")
+        if seed < 0 or not 0 <= rank < world_size:
+            raise ValueError(
+                f"seed={seed}, rank={rank}, world_size={world_size}: expected 0 or more, and a rank below the size."
+            )
+        self.length, self._seed, self._rank = length, seed, rank
+        self._environment, self._held_out_tasks = environment, list(held_out_tasks)
+        parts = dataset.select_columns(["environment", "task", *WINDOW_COLUMNS]).with_format("arrow").reshard()
+        # Each part is read by one process. With fewer parts than processes, all read everything and take turns.
+        strategy = "shards" if parts.num_shards >= world_size else "examples"
+        self._stream = split_dataset_by_node(parts, rank=rank, world_size=world_size, strategy=strategy)
+
+    def first(self) -> Window:
+        """A window, before any others are read."""
+        for window in self._one_pass(np.random.default_rng(self._seed)):
+            return window
+        raise self._nothing_left()
+
+    def _nothing_left(self) -> ValueError:
+        return ValueError(
+            f"No transition is left to read of the stream: episodes {self.cutter.kept_episodes} are kept."
+        )
+
+    def __iter__(self) -> Iterator[Window]:
+        worker = get_worker_info()
+        rng = np.random.default_rng([self._seed, self._rank, worker.id if worker else 0])
+        epoch = 0
+        while True:
+            # The number of an epoch is what `datasets` draws the order of the parts from, in all processes alike. (Its
+            # `shuffle` would read ten parts at a time, and wait for five seconds at the end of each pass.)
+            self._stream.set_epoch(int(np.random.default_rng([self._seed, epoch]).integers(1, 2**31)))
+            found = False
+            for window in _shuffled(self._one_pass(rng), rng):
+                found = True
+                yield window
+            if not found:
+                if worker:
+                    return  # More workers than parts: this one has nothing to do.
+                raise self._nothing_left()
+            epoch += 1
+
+    def _one_pass(self, rng: np.random.Generator) -> Iterator[Window]:
+        """The windows of all histories, one history after the other."""
+        for row in self._stream:
+            if self._environment is not None:
+                names, tasks = row["environment"].to_pylist(), row["task"].to_pylist()
+                check_histories(names, tasks, self._environment, self._held_out_tasks)
+            lengths = list_values(row["episode_lengths"])
+            recorded = int(pa.compute.list_value_length(row["rewards"])[0].as_py())
+            transitions = self.cutter.transitions(lengths, recorded)
+            for _ in range(self.cutter.windows(transitions)):
+                start, seed = self.cutter.draw_start(rng, transitions)
+                yield {**self.cutter.cut(row, start), "seed": seed}
+
+
+def _shuffled(windows: Iterator[Window], rng: np.random.Generator) -> Iterator[Window]:
+    """The same windows, each drawn from the `SHUFFLED_WINDOWS` that are held at a time."""
+    held: list[Window] = []
+    for window in windows:
+        if len(held) < SHUFFLED_WINDOWS:
+            held.append(window)
+        else:
+            chosen = int(rng.integers(len(held)))
+            held[chosen], window = window, held[chosen]
+            yield window
+    yield from (held[index] for index in rng.permutation(len(held)))

@@ -1,0 +1,118 @@
+"""The card of a checkpoint, from the files that lie in its folder: what it is, how it learns, how it was made."""
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from ..evaluation import CURVE_FILE, RESULT_FILE
+from ..histories.writing import whole_file
+from ..models import AlgorithmDistillationConfig
+from .cards import CARD_FILE, merge_cards, render_card
+
+
+# What a run was told and made with; the training job writes it.
+SETTINGS_FILE = "settings.json"
+# In-context episodes, counted from 1, whose returns stand in the card.
+CARD_EPISODES = (1, 10, 20, 40, 100)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def write_model_card(folder: Path, name: str | None = None) -> None:
+    """Write the card of a checkpoint into its folder. What was written by hand into one that is there already stays.
+
+    Args:
+        folder (`Path`): The checkpoint's folder.
+        name (`str`, *optional*): What `from_pretrained` finds it by; by default the folder.
+    """
+    path = folder / CARD_FILE
+    existing = path.read_text() if path.exists() else ""
+    with whole_file(path) as partial:
+        partial.write_text(merge_cards(existing, model_card(folder, name or str(folder))))
+
+
+def model_card(folder: Path, name: str, dataset: str | None = None) -> str:
+    """The card of a checkpoint.
+
+    Args:
+        folder (`Path`): Its folder. What is missing in it, such as an evaluation, the card does without.
+        name (`str`): What `from_pretrained` finds it by: a Hub id, or a folder.
+        dataset (`str`, *optional*): Hub id of the histories that it was trained on; by default what the run was told.
+    """
+    config = AlgorithmDistillationConfig.from_pretrained(folder)
+    result, run = _read_json(folder / RESULT_FILE), _read_json(folder / SETTINGS_FILE)
+    settings = run.get("settings", {})
+    dataset = dataset or settings.get("histories", {}).get("dataset")
+    if dataset is not None and not is_hub_id(dataset):
+        dataset = None
+    points = _named_points(result)
+    metadata = ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="reinforcement-learning",
+        tags=[
+            "algodistill",
+            "algorithm-distillation",
+            "in-context-reinforcement-learning",
+            "reinforcement-learning",
+            *([config.environment] if config.environment else []),
+        ],
+        datasets=[dataset] if dataset else None,
+        model_name=name.rstrip("/").rpartition("/")[-1] if points else None,
+        eval_results=[_eval_result(result, point) for point in points] or None,
+    )
+    values = {
+        "name": name,
+        "config": config,
+        "decoder": config.get_text_config(),
+        "result": result,
+        "points": points,
+        "has_curve": (folder / CURVE_FILE).exists(),
+        "curve_file": CURVE_FILE,
+        "result_file": RESULT_FILE,
+        "dataset": dataset,
+        "preset": run.get("preset"),
+        "command": run.get("command"),
+        "training": settings.get("training", {}),
+        "versions": run.get("versions") or {"algodistill": importlib.metadata.version("algodistill")},
+    }
+    return render_card("model_card.md", metadata, values)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name is that of a repository rather than of a folder that lies here."""
+    return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _named_points(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The named episodes of the learning curve, with the mean over the tasks and its standard error as text."""
+    if not result:
+        return []
+    curve = result["episode_return"]
+    points = []
+    for episode in sorted({min(episode, len(curve["mean"])) for episode in CARD_EPISODES}):
+        mean, error = curve["mean"][episode - 1], curve["standard_error"][episode - 1]
+        value = f"{mean:.2f}" if error is None else f"{mean:.2f} +/- {error:.2f}"
+        points.append({"episode": episode, "value": value})
+    return points
+
+
+def _eval_result(result: Mapping[str, Any], point: Mapping[str, Any]) -> EvalResult:
+    return EvalResult(
+        task_type="reinforcement-learning",
+        task_name="in-context reinforcement learning",
+        dataset_type=result["environment"],
+        dataset_name=f"{result['environment']}, {result['tasks']} held-out tasks",
+        dataset_split=result["split"],
+        metric_type="mean_reward",
+        metric_name=f"return in in-context episode {point['episode']}, mean +/- standard error over tasks",
+        metric_value=point["value"],
+    )
