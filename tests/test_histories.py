@@ -41,8 +41,9 @@ def dark_room(**changes) -> Collection:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, hidden ones too."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file below a folder, hidden ones too; cards without the folder's name."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: content.replace(str(folder).encode(), b"FOLDER") for name, content in files.items()}
 
 
 def load(folder: Path) -> datasets.DatasetDict:
@@ -286,7 +287,7 @@ def test_splits_and_shards_have_randomness_of_their_own(tmp_path, monkeypatch):
     same_tasks = {"train": GOALS[:4], "test": GOALS[:4]}
     collect_histories(dark_room(tasks=same_tasks), tmp_path / "histories", progress=False)
     splits = load(tmp_path / "histories")
-    assert len(list((tmp_path / "histories" / "data").glob("train-*.parquet"))) == 2
+    assert len(list((tmp_path / "histories" / "DarkRoom-v0").glob("train-*.parquet"))) == 2
     actions = [str(actions) for split in splits.values() for actions in split["actions"]]
     assert len(set(actions)) == len(actions) == 16
 
@@ -319,7 +320,7 @@ def test_killed_collection_continues_to_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(collecting, "SHARD_TRANSITIONS", shard_transitions)
     collect_into(undisturbed, collection, "dark_room", progress=False)
     expected = files_in(undisturbed)
-    assert 1 < len(left) < len(expected) == 2 + 30 + 11
+    assert 1 < len(left) < len(expected) == 3 + 30 + 11
     assert left == {name: expected[name] for name in left}
     # It may have died in the middle of any shard.
     (killed / "DarkRoom-v0" / ".train-00029.parquet.partial").write_bytes(b"PAR1 half a shard")
@@ -408,13 +409,15 @@ def test_folder_with_something_else_is_refused(tmp_path):
 
 
 def test_folder_from_a_collection_killed_at_its_first_file_is_continued(tmp_path):
+    (tmp_path / "DarkRoom-v0").mkdir()
     (tmp_path / "DarkRoom-v0/.collection.json.partial").write_text('{"fingerprint"')
     collect_into(tmp_path, dark_room(), "dark_room", progress=False)
     assert sorted(files_in(tmp_path)) == [
-        "README.md",
         "DarkRoom-v0/collection.json",
+        "DarkRoom-v0/learning_curve.png",
         "DarkRoom-v0/test-00000.parquet",
         "DarkRoom-v0/train-00000.parquet",
+        "README.md",
     ]
 
 
