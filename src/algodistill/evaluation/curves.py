@@ -16,8 +16,8 @@ MODEL, SOURCE, REFERENCE = "#1f5fa8", "#c8701a", "#6b6b6b"
 
 
 @contextlib.contextmanager
-def _learning_curve_axes(path: Path, title: str, x_label: str) -> Iterator[Axes]:
-    """Axes to draw returns by episode on; they become a picture at `path`."""
+def _learning_curve_axes(path: Path, title: str, x_label: str, columns: int) -> Iterator[Axes]:
+    """Axes to draw returns by episode on; they become a picture at `path`, its legend in so many columns."""
     with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
         axes = figure.subplots()
@@ -26,7 +26,7 @@ def _learning_curve_axes(path: Path, title: str, x_label: str) -> Iterator[Axes]
         axes.set_xlabel(x_label)
         axes.set_ylabel("return")
         axes.set_title(title, fontsize=10)
-        figure.legend(frameon=False, loc="outside lower center", ncols=4 if len(axes.lines) > 3 else len(axes.lines))
+        figure.legend(frameon=False, loc="outside lower center", ncols=columns)
         # Without the versions of what drew it, the same curve gives the same file.
         figure.savefig(path, format="png", metadata={"Software": None})
 
@@ -56,7 +56,7 @@ def plot_learning_curve(result: Mapping[str, Any], path: Path) -> None:
     references = result["references"]
     tasks = f"{result['tasks']} held-out tasks" if result["split"] == "test" else f"{result['tasks']} tasks"
     title = f"{result['environment']}: {tasks}, {result['streams']} streams"
-    with _learning_curve_axes(path, title, "episode (weights frozen, context never reset)") as axes:
+    with _learning_curve_axes(path, title, "episode (weights frozen, context never reset)", 4) as axes:
         _draw_curve(axes, mean, error, color=MODEL, linewidth=2, label="AD, in its context")
         if references.get("source"):
             source = references["source"]["mean"][: len(mean)]
@@ -77,7 +77,7 @@ def plot_source_curves(
         title (`str`): The picture's title.
         path (`Path`): Where the picture goes.
     """
-    with _learning_curve_axes(path, title, "episode of the source algorithm") as axes:
+    with _learning_curve_axes(path, title, "episode of the source algorithm", 2) as axes:
         for (label, (mean, error)), color in zip(curves.items(), (SOURCE, "#5a8f3c", "#8a5aa8"), strict=False):
             _draw_curve(axes, mean, error, color=color, linewidth=1.5, label=label)
         _draw_references(axes, references)

@@ -1,7 +1,6 @@
 """The card of a checkpoint, from the files that lie in its folder: what it is, how it learns, how it was made."""
 
 import importlib.metadata
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from ..evaluation import CURVE_FILE, RESULT_FILE
 from ..histories.writing import whole_file
 from ..models import AlgorithmDistillationConfig
-from .cards import CARD_FILE, merge_cards, render_card
+from .cards import CARD_FILE, RESULT_TASK, merge_cards, read_json, render_card
 
 
 # What a run was told and made with; the training job writes it.
@@ -44,12 +43,15 @@ def model_card(folder: Path, name: str, dataset: str | None = None) -> str:
         dataset (`str`, *optional*): Hub id of the histories that it was trained on; by default what the run was told.
     """
     config = AlgorithmDistillationConfig.from_pretrained(folder)
-    result, run = _read_json(folder / RESULT_FILE), _read_json(folder / SETTINGS_FILE)
+    result, run = read_json(folder / RESULT_FILE), read_json(folder / SETTINGS_FILE)
     settings = run.get("settings", {})
     dataset = dataset or settings.get("histories", {}).get("dataset")
     if dataset is not None and not is_hub_id(dataset):
         dataset = None
-    points = _named_points(result)
+    try:
+        points = _named_points(result)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{folder / RESULT_FILE} is damaged: evaluate again.") from error
     metadata = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
@@ -76,8 +78,9 @@ def model_card(folder: Path, name: str, dataset: str | None = None) -> str:
         "result_file": RESULT_FILE,
         "dataset": dataset,
         "preset": run.get("preset"),
+        "preset_text": run.get("preset_text"),
         "command": run.get("command"),
-        "training": settings.get("training", {}),
+        "training": _training(settings.get("training", {})),
         "versions": run.get("versions") or {"algodistill": importlib.metadata.version("algodistill")},
     }
     return render_card("model_card.md", metadata, values)
@@ -86,10 +89,6 @@ def model_card(folder: Path, name: str, dataset: str | None = None) -> str:
 def is_hub_id(name: str) -> bool:
     """Whether a name is that of a repository rather than of a folder that lies here."""
     return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _named_points(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -101,14 +100,22 @@ def _named_points(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     for episode in sorted({min(episode, len(curve["mean"])) for episode in CARD_EPISODES}):
         mean, error = curve["mean"][episode - 1], curve["standard_error"][episode - 1]
         value = f"{mean:.2f}" if error is None else f"{mean:.2f} +/- {error:.2f}"
-        points.append({"episode": episode, "value": value})
+        source = (result["references"].get("source") or {"mean": []})["mean"]
+        beside = f"{source[episode - 1]:.2f}" if episode <= len(source) else None
+        points.append({"episode": episode, "value": value, "source": beside})
     return points
+
+
+def _training(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The training arguments that count: a number of steps overrules a number of epochs."""
+    overruled = "num_train_epochs" if arguments.get("max_steps", 0) > 0 else "max_steps"
+    return {name: value for name, value in arguments.items() if name != overruled}
 
 
 def _eval_result(result: Mapping[str, Any], point: Mapping[str, Any]) -> EvalResult:
     return EvalResult(
         task_type="reinforcement-learning",
-        task_name="in-context reinforcement learning",
+        task_name=RESULT_TASK,
         dataset_type=result["environment"],
         dataset_name=f"{result['environment']}, {result['tasks']} held-out tasks",
         dataset_split=result["split"],
