@@ -239,7 +239,7 @@ def test_wheel_collects_publishes_trains_and_evaluates_from_the_hub(
     "repository, repo_type, block, expected",
     [
         (HISTORIES, "dataset", 0, r'\{"goal": \[\d, \d\]\} \[(\d\.0(, )?){10}\]'),
-        (HISTORIES, "dataset", 1, r"20 \(15, 2\)"),
+        (HISTORIES, "dataset", 1, r"20 \(50, 2\)"),
         (MODEL, "model", 0, r"mean reward in the first and the last 100 steps: [01]\.\d+ [01]\.\d+"),
     ],
     ids=["rows", "windows", "acting"],
@@ -285,7 +285,9 @@ def test_command_of_the_dataset_card_means_the_same_where_the_preset_is_not(
     (tmp_path / "empty").mkdir()
     folder = algodistill.collect(write_preset(tmp_path, name), tmp_path / "data", progress=False)
     (command,) = code_blocks((folder / "README.md").read_text(), "")
+    (content,) = code_blocks((folder / "README.md").read_text(), "yaml")
     monkeypatch.chdir(tmp_path / "empty")
+    Path("preset.yaml").write_text(content)
     _, _, preset, *options = shlex.split(command)
     collection = json.loads((folder / "DarkRoom-v0" / "collection.json").read_text())["collection"]
     again = make_collection(history_arguments(preset, options))

@@ -519,7 +519,7 @@ def test_tables_streams_and_all_splits_at_once_are_told_apart(twelve, twelve_par
 def test_histories_too_short_for_the_episodes_that_are_kept(twelve_parts):
     windows = StreamedHistoryWindows(open_stream(twelve_parts), 2, first_episode=7, last_episode=9)
     for read in (lambda: next(iter(windows)), windows.first):
-        with pytest.raises(ValueError, match="No transition is left to read of the stream: episodes 7 to 9 are kept"):
+        with pytest.raises(ValueError, match=r"No transition is left to read .* \(7 to 9\)"):
             read()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import httpx2
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError
+from tqdm.auto import tqdm
 
 
 class WrongInput(Exception):
@@ -90,5 +91,7 @@ def stopped(message: str) -> int:
 def _end(code: int, message: str) -> int:
     # Several processes fail of the same; one of them says so.
     if int(os.environ.get("RANK", "0")) == 0:
+        for bar in list(getattr(tqdm, "_instances", [])):
+            bar.close()  # Else the line would begin behind it.
         print(f"algodistill: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -1,5 +1,6 @@
 """Cards: what someone reads who has just found a dataset of histories or a checkpoint."""
 
+import html
 import json
 import re
 from collections.abc import Mapping
@@ -126,7 +127,8 @@ def _pieces(text: str) -> list[tuple[str, str]]:
 
 def plain(text: Any) -> str:
     """A text from outside as one line of Markdown that is nothing but text."""
-    return re.sub(r"([\\`|<>\[\]{}])", r"\\\1", " ".join(str(text).split()))
+    one_line = html.escape(" ".join(str(text).split()), quote=False)
+    return re.sub(r"([\\`|\[\]{}])", r"\\\1", one_line)
 
 
 def _split(card: str) -> tuple[str, str]:

@@ -148,10 +148,16 @@ def dataset_card(parts: Sequence[Part], name: str) -> str:
         "about_environment": _about_environment,
         "about_source": lambda algorithm: _about(SOURCES[algorithm]) if algorithm in SOURCES else "",
         "columns": _columns,
-        "episodes": lambda part: named_episodes(min(len(split.mean) for split in part.splits.values())),
+        "episodes": _shown_episodes,
         "curve_file": CURVE_FILE,
     }
     return render_card("dataset_card.md", metadata, values)
+
+
+def _shown_episodes(part: Part) -> list[int]:
+    """Episodes (0-based) that all histories have, to show the learning curve by."""
+    episodes = min(len(split.mean) for split in part.splits.values())
+    return named_episodes(episodes) if episodes else []
 
 
 def _about_environment(environment: str) -> str:
