@@ -280,7 +280,7 @@ def test_full_disk_ends_in_one_line_and_loses_nothing(folder: Path) -> None:
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith("algodistill: ")
     assert "Traceback" not in result.stderr
-    assert not list((folder / "data" / "big" / "DarkRoom-v0").glob("*"))
+    assert not list((folder / "data" / "big" / "DarkRoom-v0").glob("*.parquet"))
     assert cli.main(["collect", str(preset)]) == 0
 
 
@@ -324,7 +324,7 @@ def test_ctrl_c_while_collecting_keeps_whole_shards(
     monkeypatch.setattr(collecting, "run_learners", interrupted)
     assert cli.main(["collect", "tiny.yaml"]) == 1
     assert "same command" in only_line(capsys)
-    kept = {path: path.read_bytes() for path in (folder / "data" / "tiny" / "DarkRoom-v0").iterdir()}
+    kept = {path: path.read_bytes() for path in (folder / "data" / "tiny").glob("*/*.parquet")}
     assert len(kept) == 1
     assert cli.main(["collect", "tiny.yaml"]) == 0
     for path, content in kept.items():

@@ -23,8 +23,9 @@ from filelock import FileLock
 from ..environments import TASK_DISTRIBUTIONS, TaskSplit, split_tasks
 from ..histories import Collection, collect_histories, config_name
 from ..histories.collecting import SHARD_TRANSITIONS, batches
+from ..histories.schema import SPLITS
 from ..histories.writing import shard_path, whole_file
-from ..hub import CARD_FILE, COLLECTION_FILE, write_dataset_card
+from ..hub import CARD_FILE, COLLECTION_FILE, history_shards, write_dataset_card
 from ..outcomes import raise_if_unavailable
 from .arguments import (
     AlgorithmDistillationTrainingArguments,
@@ -234,7 +235,17 @@ def load_histories(
 
 def _builder(name_or_path: str, environment: str | None) -> datasets.DatasetBuilder:
     """The dataset's part of an environment if it is divided by environments, else the dataset."""
-    if environment is not None:
+    config = None if environment is None else config_name(environment)
+    if parts := history_shards(Path(name_or_path)):
+        # By the files themselves: by a folder's name, `datasets` would give what it read there before.
+        own = [part for part in parts if part.name == config] or list(parts)
+        if len(own) > 1:
+            raise ValueError(f"it has histories of {', '.join(part.name for part in parts)}, none of {config}")
+        files = {split: [str(shard) for shard in parts[own[0]] if shard.name.startswith(split)] for split in SPLITS}
+        return datasets.load_dataset_builder(
+            "parquet", data_files={split: files[split] for split in files if files[split]}
+        )
+    if config is not None:
         with contextlib.suppress(ValueError):
-            return datasets.load_dataset_builder(name_or_path, config_name(environment))
+            return datasets.load_dataset_builder(name_or_path, config)
     return datasets.load_dataset_builder(name_or_path)
