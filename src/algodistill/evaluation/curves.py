@@ -39,7 +39,7 @@ def _draw_curve(axes: Axes, mean: np.ndarray, error: np.ndarray, **style: Any) -
 
 
 def _draw_references(axes: Axes, references: Mapping[str, Any]) -> None:
-    for name, style in (("optimal", "--"), ("random", ":")):
+    for name, style in (("optimal", "--"), ("random", ":"), ("ucb1", "-."), ("thompson", (0, (1, 3)))):
         if references.get(name) is not None:
             axes.axhline(references[name], color=REFERENCE, linestyle=style, linewidth=1.2, label=name)
 
@@ -107,6 +107,6 @@ def summary(result: Mapping[str, Any]) -> str:
     if source:
         rows.append(("source", [f"{source[episode]:.2f}" if episode < len(source) else "-" for episode in episodes]))
     lines = [f"  {name:8}" + "".join(f"{value:>8}" for value in values) for name, values in rows]
-    known = [f"{name} {references[name]:.2f}" for name in ("random", "optimal") if references[name] is not None]
+    known = [f"{name} {value:.2f}" for name, value in references.items() if isinstance(value, float)]
     lines.append("  " + ", ".join([*known, f"{result['tasks']} tasks, {result['streams']} streams"]))
     return "\n".join(lines)
