@@ -20,28 +20,29 @@ class Features:
     """
 
     def __init__(self, space: gymnasium.Space):
-        if isinstance(space, Discrete):
-            self._sizes, self._starts = np.array([space.n]), np.array([space.start])
-        elif isinstance(space, MultiDiscrete):
-            self._sizes, self._starts = space.nvec.ravel(), space.start.ravel()
-        elif isinstance(space, MultiBinary):
-            self._sizes, self._starts = np.full(int(np.prod(space.shape)), 2), 0
-        elif isinstance(space, Box):
+        self._is_discrete = not isinstance(space, Box)
+        if isinstance(space, Box):
             bounded = space.bounded_below & space.bounded_above
             low, high = np.where(bounded, space.low, -1).ravel(), np.where(bounded, space.high, 1).ravel()
             self._centre, self._half = (low + high) / 2, np.maximum((high - low) / 2, 1e-8)
-            self._sizes = None
             self.size = int(np.prod(space.shape))
             return
+        if isinstance(space, Discrete):
+            sizes, starts = np.array([space.n]), np.array([space.start])
+        elif isinstance(space, MultiDiscrete):
+            sizes, starts = space.nvec.ravel(), space.start.ravel()
+        elif isinstance(space, MultiBinary):
+            sizes, starts = np.full(int(np.prod(space.shape)), 2), np.zeros(1, dtype=np.int64)
         else:
             raise ValueError(f"Observations of {space} cannot be learnt from: expected numbers, or a vector of them.")
-        self._offsets = np.cumsum(self._sizes) - self._sizes - self._starts
-        self.size = int(self._sizes.sum())
+        # Where the ones of each dimension begin.
+        self._offsets = np.cumsum(sizes) - sizes - starts
+        self.size = int(sizes.sum())
 
     def __call__(self, observations: np.ndarray) -> torch.Tensor:
         """Observations `(n, ...)` as vectors `(n, size)`."""
         flat = observations.reshape(len(observations), -1)
-        if self._sizes is None:
+        if not self._is_discrete:
             return torch.from_numpy(((flat - self._centre) / self._half).astype(np.float32))
         vectors = torch.zeros(len(flat), self.size)
         return vectors.scatter_(1, torch.from_numpy(flat.astype(np.int64) + self._offsets), 1.0)
