@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from .rooms import ACTIONS, RoomVectorEnv, check_cell, check_numbers, draw_picture, draw_text, random_walk
@@ -83,10 +84,10 @@ class DarkRoomTasks(FiniteTasks):
 
         Args:
             tasks (`np.ndarray`): Numbers of tasks, `(n,)`.
-            observations (`np.ndarray`): Cells, `(n, 2)`.
+            observations (`np.ndarray`): Cells, `(n, 2)`, or what a source algorithm sees, `(n, 3)`.
             rng (`numpy.random.Generator`): Chooses among ways that are equally short.
         """
-        dx, dy = (np.stack([tasks % self.size, tasks // self.size], axis=1) - observations).T
+        dx, dy = (np.stack([tasks % self.size, tasks // self.size], axis=1) - observations[:, :2]).T
         horizontally = rng.random(len(tasks)) * (abs(dx) + abs(dy)) < abs(dx)
         sideways = np.where(dx < 0, ACTIONS.index("left"), ACTIONS.index("right"))
         lengthways = np.where(dy < 0, ACTIONS.index("up"), ACTIONS.index("down"))
@@ -108,6 +109,9 @@ class DarkRoomVectorEnv(RoomVectorEnv):
     The observation is the agent's own cell (x, y), the actions are no-op, up, down, left, right. Reward is 1 on every
     step that ends on the goal (on the first such step of an episode only with `reward_once`). An episode never
     terminates; it is truncated after `episode_length` steps.
+
+    With `reward_once`, a source algorithm may see whether the reward has been paid: it is the third number of
+    `infos["source_observations"]`. (What pays once is not Markov in the position alone.)
 
     Args:
         num_envs (`int`, *optional*, defaults to `1`): Number of rooms.
@@ -140,6 +144,7 @@ class DarkRoomVectorEnv(RoomVectorEnv):
         self._start, self._reward_once = np.array(distribution.start), reward_once
         self._goals = np.full((num_envs, 2), -1)
         self._paid = np.zeros(num_envs, dtype=bool)
+        self.source_observation_space = gymnasium.spaces.MultiDiscrete([size, size, 2]) if reward_once else None
         super().__init__(
             num_envs,
             tasks,
@@ -164,6 +169,9 @@ class DarkRoomVectorEnv(RoomVectorEnv):
             pays &= ~self._paid
             self._paid |= pays
         return pays.astype(np.float64), np.zeros(self.num_envs, dtype=bool)
+
+    def _observe_for_source(self) -> np.ndarray | None:
+        return np.column_stack([self._positions, self._paid]) if self._reward_once else None
 
     def _draw(self, index: int) -> Any:
         agent, goal = tuple(self._positions[index].tolist()), tuple(self._goals[index].tolist())
