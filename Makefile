@@ -9,7 +9,7 @@ train: .venv/installed
 	$(BIN)/accelerate launch train.py --config configs/dark_room.yaml
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 quality: .venv/installed-dev
 	$(BIN)/ruff check $(CODE)

@@ -484,6 +484,18 @@ def whoami(call: Call) -> Answer:
     return json_answer({"type": "user", "id": user, "name": user, "fullname": user, "orgs": [], "auth": token})
 
 
+@endpoint("GET", "/api/{kind}/{id}/auth-check")
+def may_read(call: Call, kind: str, repo_id: str) -> Answer:
+    call.repository(kind, repo_id)
+    return json_answer({})
+
+
+@endpoint("GET", "/api/{kind}/{id}/auth-check/write")
+def may_write(call: Call, kind: str, repo_id: str) -> Answer:
+    call.writable(kind, repo_id)
+    return json_answer({})
+
+
 @endpoint("POST", "/api/validate-yaml")
 def validate_yaml(call: Call) -> Answer:
     try:

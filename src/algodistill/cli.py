@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ import datasets
 import huggingface_hub
 import transformers
 
-from .outcomes import exit_code, wrong_input
+from .outcomes import exit_code, stopped, wrong_input
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -73,14 +75,17 @@ def make_parser() -> argparse.ArgumentParser:
         help="put histories or a checkpoint on the Hub",
         description="Publish a folder of learning histories as a dataset, or a run's folder as a model, with a card. "
         "Only what has changed is uploaded; interrupted, the same command continues. Optimiser states, checkpoint-* "
-        "folders and pickles stay at home. What was written into the card by hand on the Hub stays.",
+        "folders and pickles stay at home. What was written into the card by hand on the Hub stays, also a licence "
+        "other than apache-2.0, with which it starts.",
         epilog="The token is that of `hf auth login` or of HF_TOKEN; HF_ENDPOINT names another Hub.",
     )
     publish.add_argument("folder", metavar="FOLDER", help="data/dark_room or runs/dark_room")
     publish.add_argument("repository", metavar="REPO", help="USER/NAME; created if there is none")
     publish.add_argument("--private", action="store_true", help="create the repository as a private one")
     publish.add_argument("--revision", metavar="BRANCH", help="branch to publish to; created if there is none")
-    publish.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    publish.add_argument(
+        "--create-pr", "--create_pr", action="store_true", help="open a pull request instead of committing"
+    )
     publish.add_argument(
         "--dataset", metavar="ID", help="for a checkpoint: id on the Hub of the histories that it was trained on"
     )
@@ -150,15 +155,22 @@ def publish_command(arguments: argparse.Namespace) -> None:
     """`algodistill publish FOLDER REPO`."""
     from .hub import publish
 
-    with wrong_input():
-        publication = publish(
-            arguments.folder,
-            arguments.repository,
-            private=arguments.private,
-            revision=arguments.revision,
-            create_pr=arguments.create_pr,
-            dataset=arguments.dataset,
-        )
+    # Uploads run in threads that would be waited for. Nothing here changes, and what has arrived has arrived.
+    before = signal.signal(
+        signal.SIGINT, lambda *_: os._exit(stopped("Interrupted. Run the same command again to continue."))
+    )
+    try:
+        with wrong_input():
+            publication = publish(
+                arguments.folder,
+                arguments.repository,
+                private=arguments.private,
+                revision=arguments.revision,
+                create_pr=arguments.create_pr,
+                dataset=arguments.dataset,
+            )
+    finally:
+        signal.signal(signal.SIGINT, before)
     print(f"{'Published' if publication.changed else 'Nothing has changed'}: {publication.url}")
     if publication.left_out:
         print(f"Left at home: {', '.join(publication.left_out)}")

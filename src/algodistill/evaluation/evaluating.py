@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 
@@ -229,18 +230,24 @@ def load_checkpoint(
             f"{name_or_path} is no checkpoint: it is neither a folder with a config.json nor to be had from the Hub "
             f"({error})."
         ) from error
-    if config.get("model_type") != "algodistill":
-        raise ValueError(
-            f"{name_or_path} holds a model of the type {config.get('model_type')!r}: expected 'algodistill'."
-        )
+    if not isinstance(config, dict) or config.get("model_type") != "algodistill":
+        found = config.get("model_type") if isinstance(config, dict) else config
+        raise ValueError(f"{name_or_path} holds a model of the type {found!r}: expected 'algodistill'.")
     revision = revision or "main"
-    # Weights are read from safetensors alone: other formats are unpickled.
     try:
-        model = AlgorithmDistillationModel.from_pretrained(
-            name_or_path, revision=revision, device_map=device_map, use_safetensors=True
+        model, loaded = AlgorithmDistillationModel.from_pretrained(
+            name_or_path, revision=revision, device_map=device_map, output_loading_info=True
         )
-    except OSError as error:
+        tokeniser = HistoryTokeniser.from_pretrained(name_or_path, revision=revision)
+    except (OSError, ValueError, SafetensorError, RuntimeError, TypeError, AttributeError, KeyError) as error:
         raise_if_unavailable(name_or_path, error)
-        raise ValueError(f"{name_or_path} has no weights that can be read: expected safetensors ({error}).") from error
-    tokeniser = HistoryTokeniser.from_pretrained(name_or_path, revision=revision)
+        # What has been found is a checkpoint; whatever fails then is in its files.
+        raise ValueError(f"The checkpoint {name_or_path} cannot be read: {_first_line(error)}") from error
+    if loaded["missing_keys"]:
+        missing = sorted(loaded["missing_keys"])
+        raise ValueError(f"The checkpoint {name_or_path} lacks {len(missing)} of its weights, such as {missing[0]}.")
     return model, tokeniser
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

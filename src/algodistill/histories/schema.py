@@ -36,7 +36,8 @@ def config_name(environment: str) -> str:
 
     `"algodistill/DarkRoom-v0"` gives `"DarkRoom-v0"`.
     """
-    name = re.sub(r"[^\w.-]", "_", re.split("[/:]", environment)[-1])
+    # `datasets` passes over folders whose names begin with a dot or an underscore.
+    name = re.sub(r"[^\w.-]", "_", re.split("[/:]", environment)[-1]).lstrip("._")[:100] or "histories"
     return _SPLIT_WORDS.sub(lambda match: match.group().capitalize(), name)
 
 

@@ -1,5 +1,6 @@
 """Reading windows out of learning histories that stay where they are, such as on the Hub, and arrive as a stream."""
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import datasets
@@ -14,6 +15,8 @@ from .windows import WINDOW_COLUMNS, Window, WindowCutter, check_histories, list
 
 # Windows that are mixed with each other: enough for batches of many histories, some MB of memory.
 SHUFFLED_WINDOWS = 2048
+# A pass may leave a process nothing where there are hardly more histories than processes; so many in a row mean more.
+MOST_EMPTY_PASSES = 10
 
 
 class StreamedHistoryWindows(IterableDataset):
@@ -42,11 +45,12 @@ class StreamedHistoryWindows(IterableDataset):
         rank (`int`, *optional*, defaults to `0`): This process, of those that read together.
         world_size (`int`, *optional*, defaults to `1`): How many processes read together, each another part.
         environment (`str`, *optional*): The environment that all histories must be of.
-        held_out_tasks (`Sequence[dict]`, *optional*): Tasks of it that no history may be of.
+        held_out_tasks (`Sequence[dict]`, *optional*): Tasks that no history may be of.
 
     Raises:
-        ValueError: If the dataset lacks a column, or an argument is out of its range; while iterating, if a history is
-            of another environment or of a held-out task, or no transition is left to read.
+        ValueError: If the dataset lacks a column, or an argument is out of its range; while iterating, if there is no
+            transition to read.
+        WrongHistories: While iterating, if a history is of another environment or of a held-out task.
     """
 
     def __init__(
@@ -78,7 +82,7 @@ class StreamedHistoryWindows(IterableDataset):
             raise ValueError(
                 f"seed={seed}, rank={rank}, world_size={world_size}: expected 0 or more, and a rank below the size."
             )
-        self.length, self._seed, self._rank = length, seed, rank
+        self.length, self._seed, self._rank, self._world_size = length, seed, rank, world_size
         self._environment, self._held_out_tasks = environment, list(held_out_tasks)
         parts = dataset.select_columns(["environment", "task", *WINDOW_COLUMNS]).with_format("arrow").reshard()
         # Each part is read by one process. With fewer parts than processes, all read everything and take turns.
@@ -87,39 +91,41 @@ class StreamedHistoryWindows(IterableDataset):
 
     def first(self) -> Window:
         """A window, before any others are read."""
-        for window in self._one_pass(np.random.default_rng(self._seed)):
+        for window in self._one_pass(copy.deepcopy(self._stream), np.random.default_rng(self._seed)):
             return window
         raise self._nothing_left()
 
     def _nothing_left(self) -> ValueError:
         return ValueError(
-            f"No transition is left to read of the stream: episodes {self.cutter.kept_episodes} are kept."
+            f"No transition is left to read of the stream for process {self._rank} of {self._world_size}: there are "
+            f"fewer histories than processes, or none has the episodes that are kept ({self.cutter.kept_episodes})."
         )
 
     def __iter__(self) -> Iterator[Window]:
         worker = get_worker_info()
         rng = np.random.default_rng([self._seed, self._rank, worker.id if worker else 0])
-        epoch = 0
+        # A copy: what `datasets` remembers of a pass is shared by all workers of a DataLoader, each in another pass.
+        stream = copy.deepcopy(self._stream)
+        epoch, empty_passes = 0, 0
         while True:
             # The number of an epoch is what `datasets` draws the order of the parts from, in all processes alike. (Its
             # `shuffle` would read ten parts at a time, and wait for five seconds at the end of each pass.)
-            self._stream.set_epoch(int(np.random.default_rng([self._seed, epoch]).integers(1, 2**31)))
-            found = False
-            for window in _shuffled(self._one_pass(rng), rng):
-                found = True
+            stream.set_epoch(int(np.random.default_rng([self._seed, epoch]).integers(1, 2**31)))
+            empty_passes += 1
+            for window in _shuffled(self._one_pass(stream, rng), rng):
+                empty_passes = 0
                 yield window
-            if not found:
+            if empty_passes == MOST_EMPTY_PASSES:
                 if worker:
                     return  # More workers than parts: this one has nothing to do.
                 raise self._nothing_left()
             epoch += 1
 
-    def _one_pass(self, rng: np.random.Generator) -> Iterator[Window]:
+    def _one_pass(self, stream: datasets.IterableDataset, rng: np.random.Generator) -> Iterator[Window]:
         """The windows of all histories, one history after the other."""
-        for row in self._stream:
-            if self._environment is not None:
-                names, tasks = row["environment"].to_pylist(), row["task"].to_pylist()
-                check_histories(names, tasks, self._environment, self._held_out_tasks)
+        for row in stream:
+            names, tasks = row["environment"].to_pylist(), row["task"].to_pylist()
+            check_histories(names, tasks, self._environment, self._held_out_tasks)
             lengths = list_values(row["episode_lengths"])
             recorded = int(pa.compute.list_value_length(row["rewards"])[0].as_py())
             transitions = self.cutter.transitions(lengths, recorded)

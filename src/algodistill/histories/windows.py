@@ -233,21 +233,28 @@ def list_values(column: pa.ChunkedArray, feature: Any = None) -> np.ndarray:
     return array.flatten().to_numpy()
 
 
+class WrongHistories(ValueError):
+    """Histories that must not be trained on: of another environment, or of tasks to evaluate on."""
+
+
 def check_histories(
-    environments: Iterable[str], tasks: Iterable[str], environment: str, held_out_tasks: Iterable[Task] = ()
+    environments: Iterable[str],
+    tasks: Iterable[str],
+    environment: str | None,
+    held_out_tasks: Iterable[Task] = (),
 ) -> None:
-    """Raise a `ValueError` if some histories are of another environment, or of tasks that are held out from training.
+    """Raise [`WrongHistories`] if some histories are of another environment, or of tasks held out from training.
 
     Args:
         environments (`Iterable[str]`): What the histories' column `environment` holds.
         tasks (`Iterable[str]`): What their column `task` holds.
-        environment (`str`): The environment that is expected.
+        environment (`str`, *optional*): The environment that is expected; any if there is none.
         held_out_tasks (`Iterable[dict]`, *optional*): The tasks that must not occur.
     """
-    if others := sorted(set(environments) - {environment}):
-        raise ValueError(f"The dataset has histories of {', '.join(others)}, expected only {environment}.")
+    if environment is not None and (others := sorted(set(environments) - {environment})):
+        raise WrongHistories(f"The dataset has histories of {', '.join(others)}, expected only {environment}.")
     if leaked := sorted(set(tasks) & {task_json(task) for task in held_out_tasks}):
-        raise ValueError(
+        raise WrongHistories(
             f"The dataset has histories of {len(leaked)} of the tasks to evaluate on, such as {leaked[0]}: results "
             "would not be of held-out tasks. Choose the split_seed and train_tasks that it was collected with."
         )

@@ -112,6 +112,9 @@ class HistoryWriter:
         for path in self._shards("*"):
             if pa.parquet.read_schema(path) != features.arrow_schema:
                 raise ValueError(f"{path} holds histories of other spaces than {self._spaces}: choose another folder.")
+            (other,) = set(pa.parquet.read_table(path, columns=["environment"])["environment"].to_pylist())
+            if other != environment:
+                raise ValueError(f"{path} holds histories of {other}, not of {environment}: choose another folder.")
         self._shard_bytes = shard_megabytes * 2**20
         self._pending: dict[str, list[pa.Table]] = {}
         self._next_id: dict[str, int] = {}

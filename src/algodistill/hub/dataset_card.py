@@ -1,7 +1,7 @@
 """The card of a dataset of learning histories, from its files alone, with the source algorithm's learning curve."""
 
 import hashlib
-import json
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import gymnasium
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -19,7 +20,8 @@ from ..evaluation import CURVE_FILE, named_episodes, plot_source_curves, standar
 from ..histories import config_name
 from ..histories.schema import SPLITS
 from ..histories.writing import whole_file
-from .cards import CARD_FILE, merge_cards, render_card
+from ..sources import SOURCES
+from .cards import CARD_FILE, merge_cards, read_json, render_card
 
 
 COLLECTION_FILE = "collection.json"
@@ -143,11 +145,32 @@ def dataset_card(parts: Sequence[Part], name: str) -> str:
         "name": name,
         "algorithms": algorithms,
         "environments": environments,
+        "about_environment": _about_environment,
+        "about_source": lambda algorithm: _about(SOURCES[algorithm]) if algorithm in SOURCES else "",
         "columns": _columns,
-        "episodes": lambda part: named_episodes(min(len(split.mean) for split in part.splits.values())),
+        "episodes": _shown_episodes,
         "curve_file": CURVE_FILE,
     }
     return render_card("dataset_card.md", metadata, values)
+
+
+def _shown_episodes(part: Part) -> list[int]:
+    """Episodes (0-based) that all histories have, to show the learning curve by."""
+    episodes = min(len(split.mean) for split in part.splits.values())
+    return named_episodes(episodes) if episodes else []
+
+
+def _about_environment(environment: str) -> str:
+    """What one of our environments is, in its own words."""
+    spec = gymnasium.registry.get(environment)
+    if spec is None or not environment.startswith("algodistill/"):
+        return ""
+    return _about(gymnasium.envs.registration.load_env_creator(str(spec.vector_entry_point)))
+
+
+def _about(documented: Any) -> str:
+    """What a docstring says before it comes to arguments."""
+    return (inspect.getdoc(documented) or "").split("\nArgs:")[0].strip()
 
 
 def read_parts(folder: Path) -> list[Part]:
@@ -190,7 +213,7 @@ def _read_part(folder: Path, place: Path, shards: Sequence[Path]) -> Part:
         splits={split: _summarise(table) for split, table in by_split.items()},
         features=datasets.Features.from_arrow_schema(pa.parquet.read_schema(shards[0])),
         digest=f"sha256 {digest.hexdigest()[:16]}",
-        collection=json.loads(collection.read_text()) if collection.exists() else None,
+        collection=read_json(collection) or None,
     )
 
 

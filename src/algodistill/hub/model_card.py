@@ -1,7 +1,6 @@
 """The card of a checkpoint, from the files that lie in its folder: what it is, how it learns, how it was made."""
 
 import importlib.metadata
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..evaluation import CURVE_FILE, RESULT_FILE
+from ..evaluation import RESULT_FILE, result_files
 from ..histories.writing import whole_file
 from ..models import AlgorithmDistillationConfig
-from .cards import CARD_FILE, merge_cards, render_card
+from .cards import CARD_FILE, RESULT_TASK, merge_cards, read_json, render_card
 
 
 # What a run was told and made with; the training job writes it.
@@ -44,12 +43,12 @@ def model_card(folder: Path, name: str, dataset: str | None = None) -> str:
         dataset (`str`, *optional*): Hub id of the histories that it was trained on; by default what the run was told.
     """
     config = AlgorithmDistillationConfig.from_pretrained(folder)
-    result, run = _read_json(folder / RESULT_FILE), _read_json(folder / SETTINGS_FILE)
+    run = read_json(folder / SETTINGS_FILE)
     settings = run.get("settings", {})
     dataset = dataset or settings.get("histories", {}).get("dataset")
     if dataset is not None and not is_hub_id(dataset):
         dataset = None
-    points = _named_points(result)
+    evaluations = _read_evaluations(folder)
     metadata = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
@@ -62,22 +61,19 @@ def model_card(folder: Path, name: str, dataset: str | None = None) -> str:
             *([config.environment] if config.environment else []),
         ],
         datasets=[dataset] if dataset else None,
-        model_name=name.rstrip("/").rpartition("/")[-1] if points else None,
-        eval_results=[_eval_result(result, point) for point in points] or None,
+        model_name=name.rstrip("/").rpartition("/")[-1] if evaluations else None,
+        eval_results=[_eval_result(one["result"], point) for one in evaluations for point in one["points"]] or None,
     )
     values = {
         "name": name,
         "config": config,
         "decoder": config.get_text_config(),
-        "result": result,
-        "points": points,
-        "has_curve": (folder / CURVE_FILE).exists(),
-        "curve_file": CURVE_FILE,
-        "result_file": RESULT_FILE,
+        "evaluations": evaluations,
         "dataset": dataset,
         "preset": run.get("preset"),
+        "preset_text": run.get("preset_text"),
         "command": run.get("command"),
-        "training": settings.get("training", {}),
+        "training": _training(settings.get("training", {})),
         "versions": run.get("versions") or {"algodistill": importlib.metadata.version("algodistill")},
     }
     return render_card("model_card.md", metadata, values)
@@ -88,27 +84,48 @@ def is_hub_id(name: str) -> bool:
     return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+def _read_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """What in-context evaluations lie in a folder: each with its result, its named points, and its files.
+
+    Raises:
+        ValueError: If one of them is damaged.
+    """
+    evaluations = []
+    for file in sorted(folder.glob(f"{Path(RESULT_FILE).stem}*.json")):
+        result = read_json(file)
+        try:
+            picture = result_files(folder, result["split"])[1]
+            points = _named_points(result)
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"{file} is damaged: evaluate again.") from error
+        shown = picture.name if picture.exists() else None
+        evaluations.append({"result": result, "points": points, "file": file.name, "picture": shown})
+    return evaluations
 
 
 def _named_points(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The named episodes of the learning curve, with the mean over the tasks and its standard error as text."""
-    if not result:
-        return []
     curve = result["episode_return"]
     points = []
     for episode in sorted({min(episode, len(curve["mean"])) for episode in CARD_EPISODES}):
         mean, error = curve["mean"][episode - 1], curve["standard_error"][episode - 1]
         value = f"{mean:.2f}" if error is None else f"{mean:.2f} +/- {error:.2f}"
-        points.append({"episode": episode, "value": value})
+        source = (result["references"].get("source") or {"mean": []})["mean"]
+        beside = f"{source[episode - 1]:.2f}" if episode <= len(source) else None
+        points.append({"episode": episode, "value": value, "source": beside})
     return points
+
+
+def _training(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The training arguments that count: a number of steps overrules a number of epochs."""
+    overruled = "num_train_epochs" if arguments.get("max_steps", 0) > 0 else "max_steps"
+    return {name: value for name, value in arguments.items() if name != overruled}
 
 
 def _eval_result(result: Mapping[str, Any], point: Mapping[str, Any]) -> EvalResult:
     return EvalResult(
         task_type="reinforcement-learning",
-        task_name="in-context reinforcement learning",
+        task_name=RESULT_TASK,
         dataset_type=result["environment"],
         dataset_name=f"{result['environment']}, {result['tasks']} held-out tasks",
         dataset_split=result["split"],

@@ -1,30 +1,33 @@
 """Publishing: histories as a dataset, a checkpoint as a model, in a repository on the Hub."""
 
 import contextlib
-import json
+import itertools
 import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     HfHubHTTPError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
+from huggingface_hub.utils import logging as hub_logging
+from safetensors import SafetensorError, safe_open
+from transformers.trainer_utils import get_last_checkpoint
 
 from ..evaluation import CURVE_FILE
 from ..outcomes import HubUnavailable, hub_failure
-from .cards import CARD_FILE, merge_cards
+from .cards import CARD_FILE, card_metadata, merge_cards, read_json
 from .dataset_card import COLLECTION_FILE, dataset_card, history_shards, plot_part, read_parts
-from .model_card import model_card
+from .model_card import is_hub_id, model_card
 
 
 # What of a checkpoint's folder is published. All else stays at home: optimiser states, pickles, logs, checkpoints.
@@ -42,13 +45,23 @@ MODEL_FILES = (
     "LICENSE*",
 )
 # What is taken out of a repository where it is not published again.
-OUTDATED_FILES = ("*.parquet", "*.safetensors", "*.safetensors.index.json", "in_context_evaluation*.json", CURVE_FILE)
+OUTDATED_FILES = (
+    "*.parquet",
+    COLLECTION_FILE,
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "in_context_evaluation*.json",
+    CURVE_FILE,
+)
 # Waits before an upload that the network or the Hub broke off is tried again, in seconds.
 RETRY_WAITS = (1.0, 4.0, 15.0)
 # After so many seconds it is not tried again: some of the clients persist for minutes by themselves.
 RETRY_SECONDS = 180.0
 # Seconds without a sign of life after which a request counts as failed.
 TIMEOUTS = httpx2.Timeout(120.0, connect=15.0)
+
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -109,17 +122,27 @@ def publish(
     repo_type = kind_of_folder(folder)
     if create_pr and revision is not None:
         raise ValueError("A pull request is opened against the main branch: give either create_pr or a revision.")
+    if dataset is not None and not is_hub_id(dataset):
+        raise ValueError(
+            f"{dataset!r} is not the id of a dataset on the Hub: expected USER/NAME"
+            f"{', and found a folder of that name here' if Path(dataset).exists() else ''}."
+        )
     api = HfApi(token=token)
-    command = shlex.join(["algodistill", "publish", str(folder), repo_id])
+    options = {"--private": private, "--revision": revision, "--create-pr": create_pr, "--dataset": dataset}
+    chosen = [[name] if value is True else [name, value] for name, value in options.items() if value]
+    command = shlex.join(["algodistill", "publish", str(folder), repo_id, *map(str, itertools.chain(*chosen))])
+    first_seen: list[str] = []
     with (
         tempfile.TemporaryDirectory(prefix="algodistill-") as generated,
-        _timeouts(),
+        _quiet_clients(),
         plain_errors(repo_id, f"Nothing was changed here; to continue: {command}"),
     ):
         prepare = _prepare_dataset if repo_type == "dataset" else _prepare_model
         files, card = prepare(folder, Path(generated), dataset)
+        card(repo_id, "")  # Before a repository is made for it.
 
-        def upload() -> Publication:
+        def ready() -> tuple[str, str, str, list[CommitOperationAdd | CommitOperationDelete]]:
+            """Address and name of the repository, the commit to build on, and what to change, already uploaded."""
             url = api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
             name = url.repo_id
             info = api.repo_info(name, repo_type=repo_type)
@@ -128,32 +151,45 @@ def publish(
             if revision is not None:
                 api.create_branch(name, repo_type=repo_type, branch=revision, exist_ok=True)
                 info = api.repo_info(name, repo_type=repo_type, revision=revision)
-            text = merge_cards(_published_card(api, name, repo_type, revision) or _local_card(folder), card(name))
-            present = api.list_repo_files(name, repo_type=repo_type, revision=revision)
-            operations: list[CommitOperationAdd | CommitOperationDelete] = [
-                *(CommitOperationAdd(path, str(file)) for path, file in files.items()),
-                CommitOperationAdd(CARD_FILE, text.encode()),
-                *(CommitOperationDelete(path) for path in _outdated(present, files)),
-            ]
+            base = str(info.sha)
+            first_seen.append(base)
+            existing = _published_card(api, name, repo_type, base) or _local_card(folder)
+            present = api.list_repo_files(name, repo_type=repo_type, revision=base)
+            additions = [CommitOperationAdd(path, str(file)) for path, file in files.items()]
+            additions.append(CommitOperationAdd(CARD_FILE, merge_cards(existing, card(name, existing)).encode()))
+            api.preupload_lfs_files(
+                name, additions, repo_type=repo_type, revision=revision, create_pr=create_pr, free_memory=False
+            )
+            removals = [CommitOperationDelete(path) for path in _outdated(present, files)]
+            address = str(url) if revision is None else f"{url}/tree/{revision}"
+            return address, name, base, [*additions, *removals]
+
+        def commit(made: tuple[str, str, str, list[CommitOperationAdd | CommitOperationDelete]]) -> Publication:
+            address, name, base, operations = made
+            title = "Publish learning histories" if repo_type == "dataset" else "Publish checkpoint"
             commit = api.create_commit(
                 name,
                 operations,
                 repo_type=repo_type,
-                commit_message=message
-                or f"Publish {'learning histories' if repo_type == 'dataset' else 'checkpoint'}",
+                commit_message=message or title,
                 revision=revision,
                 create_pr=create_pr,
+                # What somebody has written into the card in the meantime is not overwritten, but read.
+                parent_commit=base,
             )
             return Publication(
-                url=commit.pr_url or str(url),
+                url=commit.pr_url or address,
                 repo_id=name,
                 repo_type=repo_type,
                 commit=commit.oid,
-                changed=commit.oid != info.sha,
+                changed=commit.oid != first_seen[0],
                 left_out=_left_out(folder, files),
             )
 
-        return _persistently(upload)
+        if create_pr:
+            # Sent once: a second pull request would be as bad as none.
+            return commit(_persistently(ready))
+        return _persistently(lambda: commit(ready()))
 
 
 def kind_of_folder(folder: Path) -> str:
@@ -168,13 +204,14 @@ def kind_of_folder(folder: Path) -> str:
     if config.exists() and shards:
         raise ValueError(f"{folder} holds a checkpoint and learning histories: publish each from a folder of its own.")
     if config.exists():
-        if json.loads(config.read_text()).get("model_type") != "algodistill":
+        if read_json(config).get("model_type") != "algodistill":
             raise ValueError(
                 f"{folder} holds another kind of model: expected config.json of an algodistill checkpoint."
             )
         for name, what in (("*.safetensors", "weights"), ("preprocessor_config.json", "tokeniser")):
             if not list(folder.glob(name)):
                 raise ValueError(f"{folder} lacks the checkpoint's {what} ({name}): save model and tokeniser there.")
+        _check_weights(folder)
         return "model"
     if shards:
         unfinished = [
@@ -183,11 +220,26 @@ def kind_of_folder(folder: Path) -> str:
         if unfinished:
             raise ValueError(f"{folder} is not complete: its collection was interrupted. Collect again to finish it.")
         return "dataset"
-    if checkpoints := sorted(folder.glob("checkpoint-*")):
-        raise ValueError(f"{folder} holds an unfinished run: finish it, or publish {checkpoints[-1]}.")
+    if checkpoint := get_last_checkpoint(folder):
+        raise ValueError(f"{folder} holds an unfinished run: finish it, or publish {checkpoint}.")
     raise ValueError(
         f"{folder} holds neither a checkpoint (config.json) nor learning histories (DarkRoom-v0/train-00000.parquet)."
     )
+
+
+def _check_weights(folder: Path) -> None:
+    """Raise a `ValueError` if weights are not whole."""
+    shards = read_json(folder / "model.safetensors.index.json").get("weight_map", {})
+    for file in sorted({*folder.glob("*.safetensors"), *(folder / str(name) for name in shards.values())}):
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file} is not a whole file of weights ({error}): save the model again.") from error
+
+
+# The card of a folder, by the name of its repository and what is written there already.
+Card = Callable[[str, str], str]
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -195,30 +247,37 @@ def model_files(folder: Path) -> list[Path]:
     return [file for pattern in MODEL_FILES for file in sorted(folder.glob(pattern)) if file.is_file()]
 
 
-def _prepare_model(folder: Path, generated: Path, dataset: str | None) -> tuple[dict[str, Path], Callable[[str], str]]:
-    """The files of a checkpoint by their path in the repository, and its card by the repository's name."""
-    return {file.name: file for file in model_files(folder)}, lambda name: model_card(folder, name, dataset)
+def _prepare_model(folder: Path, generated: Path, dataset: str | None) -> tuple[dict[str, Path], Card]:
+    """The files of a checkpoint by their path in the repository, and its card."""
+
+    def card(name: str, existing: str) -> str:
+        # What was named once stays.
+        named = card_metadata(existing).get("datasets")
+        known = dataset or (named[0] if isinstance(named, list) and named else None)
+        return model_card(folder, name, known)
+
+    return {file.name: file for file in model_files(folder)}, card
 
 
-def _prepare_dataset(
-    folder: Path, generated: Path, dataset: str | None
-) -> tuple[dict[str, Path], Callable[[str], str]]:
-    """The files of a dataset by their path in the repository, and its card by the repository's name."""
+def _prepare_dataset(folder: Path, generated: Path, dataset: str | None) -> tuple[dict[str, Path], Card]:
+    """The files of a dataset by their path in the repository, and its card."""
     if dataset is not None:
         raise ValueError("Learning histories were not trained on a dataset: leave --dataset out.")
     parts = read_parts(folder)
+    places: dict[str, Path] = {}
     files = {}
     for part in parts:
+        if (other := places.setdefault(part.config, part.folder)) != part.folder:
+            raise ValueError(f"{other} and {part.folder} both hold histories of {part.config}: publish one of them.")
         picture = generated / f"{part.config}.png"
         plot_part(part, picture)
         # In the repository, histories lie in a folder with their environment's name, whatever it is called here.
         part.path = f"{part.config}/"
-        shards = history_shards(part.folder if part.folder == folder else folder)[part.folder]
-        files.update({f"{part.path}{shard.name}": shard for shard in shards})
+        files.update({f"{part.path}{shard.name}": shard for shard in history_shards(folder)[part.folder]})
         files[f"{part.path}{CURVE_FILE}"] = picture
         if part.collection is not None:
             files[f"{part.path}{COLLECTION_FILE}"] = part.folder / COLLECTION_FILE
-    return files, lambda name: dataset_card(parts, name)
+    return files, lambda name, existing: dataset_card(parts, name)
 
 
 def _outdated(present: Sequence[str], files: Mapping[str, Path]) -> list[str]:
@@ -247,25 +306,42 @@ def _local_card(folder: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def _published_card(api: HfApi, repo_id: str, repo_type: str, revision: str | None) -> str | None:
+def _published_card(api: HfApi, repo_id: str, repo_type: str, revision: str) -> str | None:
     """The card that is in the repository, if there is one."""
     try:
-        return Path(api.hf_hub_download(repo_id, CARD_FILE, repo_type=repo_type, revision=revision)).read_text()
-    except (EntryNotFoundError, RevisionNotFoundError):
+        path = api.hf_hub_download(repo_id, CARD_FILE, repo_type=repo_type, revision=revision)
+    except RemoteEntryNotFoundError:
         return None
+    return Path(path).read_text(encoding="utf-8")
 
 
-def _persistently(upload: Callable[[], Publication]) -> Publication:
-    """Upload, and again where the network or the Hub failed. What has arrived is not sent again."""
+def _persistently(upload: Callable[[], Result]) -> Result:
+    """Do it, and again where the network or the Hub failed. What has arrived is not sent again."""
     deadline = time.monotonic() + RETRY_SECONDS
     for wait in RETRY_WAITS:
         try:
-            return upload()
+            with _timeouts():
+                return upload()
         except Exception as error:
-            if hub_failure(error) is None or time.monotonic() + wait > deadline:
+            # Somebody else's commit came in between: what to change is to be found anew.
+            overtaken = isinstance(error, HfHubHTTPError) and error.response.status_code == 412
+            if not (overtaken or hub_failure(error)) or time.monotonic() + wait > deadline:
                 raise
             time.sleep(wait)
-    return upload()
+    with _timeouts():
+        return upload()
+
+
+@contextlib.contextmanager
+def _quiet_clients() -> Iterator[None]:
+    """The clients' own words about every attempt, only for whoever asked for them."""
+    before = hub_logging.get_verbosity()
+    if before == hub_logging.WARNING:  # The default.
+        hub_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(before)
 
 
 @contextlib.contextmanager
@@ -291,7 +367,7 @@ def plain_errors(repo_id: str, to_continue: str) -> Iterator[None]:
         yield
     except Exception as error:
         if failure := hub_failure(error):
-            raise HubUnavailable(f"{failure} {to_continue}") from error
+            raise HubUnavailable(failure, to_continue) from error
         if refusal := _refusal(error, repo_id):
             raise ValueError(refusal) from error
         raise

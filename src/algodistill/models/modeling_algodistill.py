@@ -1,14 +1,16 @@
 """The Algorithm Distillation model: a decoder that predicts the next action of a learning history."""
 
 import inspect
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, Cache, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, ModelOutput, cached_file
 
 from .agent_algodistill import AlgorithmDistillationAgent
 from .configuration_algodistill import AlgorithmDistillationConfig
@@ -116,6 +118,27 @@ class AlgorithmDistillationModel(PreTrainedModel):
     def is_custom_code(cls) -> bool:
         """No: for custom code, `from_pretrained` leaves out the decoder's own filling of its buffers."""
         return False
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As for any `PreTrainedModel`, but from safetensors alone: whatever else holds weights is unpickled.
+
+        Raises:
+            OSError: If there are no weights in safetensors.
+            ValueError: If the weights are said to lie in files of another kind.
+        """
+        if pretrained_model_name_or_path is not None:
+            places = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+            place = {name: kwargs[name] for name in places if kwargs.get(name) is not None}
+            missing_is_fine = {
+                "_raise_exceptions_for_missing_entries": False,
+                "_raise_exceptions_for_gated_repo": False,
+            }
+            index = cached_file(pretrained_model_name_or_path, SAFE_WEIGHTS_INDEX_NAME, **place, **missing_is_fine)
+            shards = set(json.loads(Path(index).read_text())["weight_map"].values()) if index else set()
+            if others := sorted(shard for shard in shards if not str(shard).endswith(".safetensors")):
+                raise ValueError(f"{pretrained_model_name_or_path} has weights in {others[0]}: expected safetensors.")
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **{**kwargs, "use_safetensors": True})
 
     def forward(
         self,

@@ -15,6 +15,7 @@ import datasets
 import httpx2
 import pyarrow as pa
 import pyarrow.parquet
+import yaml
 from datasets.packaged_modules.cache.cache import Cache
 from datasets.packaged_modules.parquet.parquet import Parquet
 from filelock import FileLock
@@ -33,7 +34,7 @@ from .arguments import (
     ModelArguments,
     WindowArguments,
 )
-from .preset import find_preset, parse_settings
+from .preset import find_preset, is_shipped, parse_settings
 
 
 def collect(
@@ -59,7 +60,7 @@ def collect(
     """
     arguments = history_arguments(preset, options)
     folder = Path(output_dir) if output_dir is not None else default_folder(preset)
-    collect_into(folder, make_collection(arguments), collect_command(preset, arguments), progress=progress)
+    collect_into(folder, make_collection(arguments), *collect_command(preset, arguments), progress=progress)
     return folder
 
 
@@ -71,13 +72,23 @@ def history_arguments(preset: str | Path, options: Sequence[str] = ()) -> Histor
     return arguments
 
 
-def collect_command(preset: str | Path, arguments: HistoryArguments) -> str:
-    """The command that collects the histories that these arguments ask for: a preset, and what differs from it."""
+def collect_command(preset: str | Path, arguments: HistoryArguments) -> tuple[str, str | None]:
+    """How to collect the histories that these arguments ask for, wherever the package is installed.
+
+    Returns:
+        `tuple[str, str | None]`: The command; and what the preset holds that it names, unless that comes with the
+        package.
+    """
+    asked = {key: value for key, value in dataclasses.asdict(arguments).items() if key not in ("dataset", "streaming")}
+    path = find_preset(str(preset))
+    if not is_shipped(path):
+        text = yaml.safe_dump(json.loads(json.dumps(asked)), sort_keys=False)
+        return "algodistill collect preset.yaml", text.strip()
     own, options = dataclasses.asdict(history_arguments(preset)), []
-    for name, value in dataclasses.asdict(arguments).items():
-        if value != own[name] and name not in ("dataset", "streaming"):
+    for name, value in asked.items():
+        if value != own[name]:
             options += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
-    return shlex.join(["algodistill", "collect", find_preset(str(preset)).stem, *options])
+    return shlex.join(["algodistill", "collect", path.stem, *options]), None
 
 
 def default_folder(preset: str | Path) -> Path:
@@ -121,13 +132,16 @@ def make_collection(arguments: HistoryArguments) -> Collection:
     )
 
 
-def collect_into(folder: Path, collection: Collection, command: str, *, progress: bool = True) -> None:
+def collect_into(
+    folder: Path, collection: Collection, command: str, preset: str | None = None, *, progress: bool = True
+) -> None:
     """Collect into a folder, or continue, or find everything there. Another process that does the same waits.
 
     Args:
         folder (`Path`): The dataset's folder.
         collection (`Collection`): What is to be collected.
         command (`str`): The command that collects it, for the card.
+        preset (`str`, *optional*): The content of the preset that the command names, unless it comes with the package.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar on a terminal.
 
     Raises:
@@ -136,10 +150,10 @@ def collect_into(folder: Path, collection: Collection, command: str, *, progress
     # Not in the folder, which is what is published.
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     with FileLock(Path(tempfile.gettempdir()) / f"algodistill-{place}.lock"):
-        _collect_into(folder, collection, command, progress=progress)
+        _collect_into(folder, collection, {"command": command, "preset": preset}, progress=progress)
 
 
-def _collect_into(folder: Path, collection: Collection, command: str, *, progress: bool) -> None:
+def _collect_into(folder: Path, collection: Collection, how: dict[str, Any], *, progress: bool) -> None:
     todo = batches(collection)
     # Through JSON, so that what is compared is what can be read back.
     wanted = json.loads(json.dumps({**dataclasses.asdict(collection), "shard_transitions": SHARD_TRANSITIONS}))
@@ -160,7 +174,7 @@ def _collect_into(folder: Path, collection: Collection, command: str, *, progres
     else:
         made = {
             "fingerprint": hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest(),
-            "command": command,
+            **how,
             "version": importlib.metadata.version("algodistill"),
             "collection": wanted,
         }
@@ -211,7 +225,7 @@ def load_histories(
             return builder.as_streaming_dataset().get(split)
         builder.download_and_prepare()
         splits: Any = builder.as_dataset()
-    except (OSError, ValueError, httpx2.TransportError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, httpx2.TransportError, datasets.exceptions.DatasetsError) as error:
         raise_if_unavailable(name_or_path, error)
         raise ValueError(
             f"{name_or_path} is no dataset: it is neither a folder of histories nor to be had from the Hub ({error})."

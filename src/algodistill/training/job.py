@@ -17,11 +17,11 @@ from transformers.trainer_utils import get_last_checkpoint
 from ..environments import Task, TaskSplit, make_environments
 from ..evaluation import evaluate, load_checkpoint, result_files, summary, write_result
 from ..histories import HistoryWindows, StreamedHistoryWindows
-from ..histories.windows import check_histories
+from ..histories.windows import WrongHistories, check_histories
 from ..histories.writing import whole_file
-from ..hub import CARD_FILE, SETTINGS_FILE, write_model_card
+from ..hub import CARD_FILE, SETTINGS_FILE, Publication, publish, write_model_card
 from ..models import AlgorithmDistillationConfig, AlgorithmDistillationModel, HistoryTokeniser
-from ..outcomes import Interrupted, wrong_input
+from ..outcomes import Interrupted, WrongInput, wrong_input
 from .arguments import (
     AlgorithmDistillationTrainingArguments,
     EvaluationArguments,
@@ -31,7 +31,7 @@ from .arguments import (
 )
 from .collecting import collect_command, collect_into, default_folder, load_histories, make_collection, task_split
 from .interruption import SaveOnInterrupt
-from .preset import OneLineParser, find_preset, parse_settings
+from .preset import OneLineParser, find_preset, is_shipped, parse_settings
 from .trainer import AlgorithmDistillationTrainer
 
 
@@ -51,6 +51,8 @@ LEARNING_ARGUMENTS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
 )
+# Settings that name a repository on the Hub, or a folder here.
+LOCAL_SETTINGS = ("dataset", "model_name_or_path")
 # Packages whose versions stand in a checkpoint's card.
 VERSIONS = ("algodistill", "torch", "transformers", "accelerate", "datasets", "gymnasium", "numpy")
 # During training, the model is evaluated on at most so many tasks, and its loss on so many histories.
@@ -75,9 +77,17 @@ class Experiment:
         """The run's folder."""
         return Path(str(self.training.output_dir))
 
+    def named(self, setting: str) -> str | None:
+        """One of the `LOCAL_SETTINGS`."""
+        return self.histories.dataset if setting == "dataset" else self.model.model_name_or_path
+
     def settings(self) -> dict[str, Any]:
         """What is learnt depends on this, as JSON."""
         parts = {name: dataclasses.asdict(getattr(self, name)) for name in ("histories", "windows", "model")}
+        for part in parts.values():
+            # Where they lie on this machine is nobody's business: settings are published.
+            here = {key: Path(str(part.get(key))) for key in LOCAL_SETTINGS if part.get(key)}
+            part.update({key: path.name for key, path in here.items() if path.exists()})
         parts["training"] = {name: getattr(self.training, name) for name in LEARNING_ARGUMENTS}
         return json.loads(json.dumps(parts))
 
@@ -131,6 +141,8 @@ def run(argv: Sequence[str], say: Say = print) -> None:
                 f"{experiment.output} holds a finished run. To start over, delete that folder or give another "
                 "--output_dir."
             )
+            if training.push_to_hub and training.process_index == 0:
+                push(lambda: publish_finished(experiment), experiment, say)
             return
         check_settings(experiment)
         source = find_histories(experiment, say)
@@ -142,7 +154,11 @@ def run(argv: Sequence[str], say: Say = print) -> None:
         warn_of_short_context(first_histories(experiment, source, "train"), windows.length, say)
         say(f"Training: {sum(weights.numel() for weights in model.parameters()):,} parameters, {describe(windows)}")
         trainer = make_trainer(experiment, model, tokeniser, windows, source, split)
-    train(experiment, trainer, argv, say)
+    try:
+        train(experiment, trainer, argv, say)
+    except WrongHistories as error:
+        # Those of a stream are only seen as they arrive.
+        raise WrongInput(str(error)) from error
 
     if trainer.is_world_process_zero():
         for name, tasks in split.tests.items():
@@ -164,10 +180,31 @@ def run(argv: Sequence[str], say: Say = print) -> None:
         write_model_card(experiment.output)
         say(f"See {experiment.output / CARD_FILE} for the card.")
     if training.push_to_hub:
-        with wrong_input():
-            publication = trainer.push_to_hub()
-        if publication is not None:
-            say(f"Published at {publication.url}")
+        push(trainer.push_to_hub, experiment, say)
+
+
+def push(publish_run: Callable[[], Publication | None], experiment: Experiment, say: Say) -> None:
+    """Publish a run that is finished; whatever comes of that, the run itself is safe."""
+    name = experiment.training.hub_model_id or experiment.output.absolute().name
+    try:
+        publication = publish_run()
+    except ValueError as error:
+        command = shlex.join(["algodistill", "publish", str(experiment.output), name])
+        raise WrongInput(f"{error} The run is finished; to publish it: {command}") from error
+    if publication is not None:
+        say(f"Published at {publication.url}")
+
+
+def publish_finished(experiment: Experiment) -> Publication:
+    """Publish a run that was finished before."""
+    training = experiment.training
+    return publish(
+        experiment.output,
+        training.hub_model_id or experiment.output.absolute().name,
+        private=bool(training.hub_private_repo),
+        revision=training.hub_revision,
+        token=training.hub_token,
+    )
 
 
 def _say_nothing(message: str) -> None:
@@ -210,7 +247,7 @@ def find_histories(experiment: Experiment, say: Say) -> Path | str:
     with experiment.training.main_process_first(desc="collecting histories"):
         if experiment.training.process_index == 0:
             say(f"Histories: {folder}")
-            collect_into(folder, make_collection(histories), collect_command(experiment.preset, histories))
+            collect_into(folder, make_collection(histories), *collect_command(experiment.preset, histories))
     return folder
 
 
@@ -359,9 +396,12 @@ def train(experiment: Experiment, trainer: AlgorithmDistillationTrainer, argv: S
 
 def write_settings(experiment: Experiment, argv: Sequence[str]) -> None:
     """Write down what the run was told and what it is made with: for its card, and for whoever continues it."""
+    shipped = is_shipped(experiment.preset)
     made = {
         "preset": experiment.preset.stem,
-        "command": shlex.join(["accelerate", "launch", "train.py", *without_hub_options(argv)]),
+        # The content of a preset that does not come with the package.
+        "preset_text": None if shipped else experiment.preset.read_text(),
+        "command": shlex.join(["accelerate", "launch", "-m", "algodistill.train", *repeatable(argv, experiment)]),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         "settings": experiment.settings(),
     }
@@ -369,12 +409,16 @@ def write_settings(experiment: Experiment, argv: Sequence[str]) -> None:
         partial.write_text(json.dumps(made, indent=1) + "\n")
 
 
-def without_hub_options(argv: Sequence[str]) -> list[str]:
-    """The command line without where its result is published, which nobody repeats, and without the token."""
-    kept, dropping = [], False
+def repeatable(argv: Sequence[str], experiment: Experiment) -> list[str]:
+    """The command line as somebody else would give it: without what is published where and with which token, and
+    without places on this machine."""
+    shipped = is_shipped(experiment.preset)
+    kept, keeping = ["--config", experiment.preset.stem if shipped else experiment.preset.name], True
     for argument in argv:
         if argument.startswith("--"):
-            dropping = argument[2:].replace("-", "_").startswith(("hub_", "push_to_hub"))
-        if not dropping:
+            name, _, _ = argument[2:].replace("-", "_").partition("=")
+            keeping = not name.startswith(("hub_", "push_to_hub")) and name not in ("config", "output_dir")
+            keeping = keeping and not (name in LOCAL_SETTINGS and Path(str(experiment.named(name))).exists())
+        if keeping:
             kept.append(argument)
     return kept

@@ -37,6 +37,11 @@ def find_preset(name_or_path: str) -> Path:
     raise ValueError(f"There is no preset {name_or_path!r}: give a YAML file or one of {', '.join(names)}.")
 
 
+def is_shipped(path: Path) -> bool:
+    """Whether a preset's file came with the package."""
+    return path.resolve().parent == shipped_folder("configs").resolve()
+
+
 def read_preset(path: Path) -> dict[str, Any]:
     """The settings in a preset's file.
 

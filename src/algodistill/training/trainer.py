@@ -22,6 +22,7 @@ from ..evaluation import default_streams, rollout
 from ..histories import StreamedHistoryWindows
 from ..hub import SETTINGS_FILE, Publication, model_files, plain_errors, publish
 from ..models import AlgorithmDistillationModel, HistoryTokeniser
+from ..outcomes import HubUnavailable
 from .arguments import AlgorithmDistillationTrainingArguments
 
 
@@ -74,6 +75,8 @@ class AlgorithmDistillationTrainer(Trainer):
         self.tokeniser = processing_class
         # Taken out of the arguments, which are saved with every checkpoint.
         self._hub_token, args.hub_token = args.hub_token, None
+        # What it runs in the background, it runs one after the other.
+        self._hub = HfApi()
         kwargs.setdefault("data_collator", WindowCollator(processing_class, model.config.token_masking))
         super().__init__(model, args, processing_class=processing_class, **kwargs)
 
@@ -137,6 +140,9 @@ class AlgorithmDistillationTrainer(Trainer):
         name = self.args.hub_model_id or Path(str(self.args.output_dir)).absolute().name
         with plain_errors(name, "Nothing has been trained; run the same command again to continue."):
             super().init_hf_repo(token=token or self._hub_token, private=private)
+            if self.is_world_process_zero():
+                # A repository that is there already is found whether or not one may write to it.
+                self._hub.auth_check(str(self.hub_model_id), write=True, token=token or self._hub_token)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Publish a checkpoint that has just been saved, while the training goes on."""
@@ -148,7 +154,7 @@ class AlgorithmDistillationTrainer(Trainer):
         copy = tempfile.TemporaryDirectory(prefix="algodistill-push-")
         for file in [*model_files(Path(checkpoint_folder)), *Path(str(self.args.output_dir)).glob(SETTINGS_FILE)]:
             shutil.copy(file, copy.name)
-        job = HfApi().run_as_future(self._publish, copy.name, f"Training in progress, step {self.state.global_step}")
+        job = self._hub.run_as_future(self._publish, copy.name, f"Training in progress, step {self.state.global_step}")
         job.add_done_callback(lambda job: _report_push(job, copy))
         if self.push_in_progress is None:
             self.push_in_progress = PushInProgress()  # a list of jobs that `Trainer` waits for
@@ -198,7 +204,7 @@ class AlgorithmDistillationTrainer(Trainer):
         chosen = {name: value for name, value in chosen.items() if value is not None}
         if blocking:
             return self._publish(str(self.args.output_dir), commit_message, **chosen)
-        return HfApi().run_as_future(self._publish, str(self.args.output_dir), commit_message, **chosen)
+        return self._hub.run_as_future(self._publish, str(self.args.output_dir), commit_message, **chosen)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The card is written with the evaluation; the one that `Trainer` would write knows nothing of it."""
@@ -208,4 +214,5 @@ def _report_push(job: Future, copy: tempfile.TemporaryDirectory) -> None:
     """A push that failed does not stop the training: the next one brings everything."""
     copy.cleanup()
     if error := job.exception():
-        logging.getLogger(__name__).warning("A checkpoint could not be published; training goes on. %s", error)
+        reason = error.failure if isinstance(error, HubUnavailable) else error
+        logging.getLogger(__name__).warning("A checkpoint could not be published; training goes on. %s", reason)
