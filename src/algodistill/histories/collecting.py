@@ -1,5 +1,6 @@
 """Collecting learning histories: running batches of learners and writing down everything they do."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +49,7 @@ class Collection:
 
 @dataclass(frozen=True)
 class Batch:
-    """Learners that run together and whose histories make one shard."""
+    """Learners that run together and whose histories make one shard; a task for each environment that they act in."""
 
     split: str
     index: int
@@ -58,7 +59,7 @@ class Batch:
 
 def batches(collection: Collection) -> list[Batch]:
     """Divide the learners into batches. Learner i of a split works on task i modulo the number of tasks, so that
-    every shard has histories of (nearly) all tasks."""
+    every shard has histories of (nearly) all tasks; environments of one learner follow each other."""
     if collection.source not in SOURCES:
         raise ValueError(f"source {collection.source!r} is not known: choose one of {sorted(SOURCES)}.")
     for name, low in (("learners_per_task", 1), ("episodes", 1), ("seed", 0)):
@@ -67,10 +68,13 @@ def batches(collection: Collection) -> list[Batch]:
     _check_source(collection)
     result = []
     for split, tasks in collection.tasks.items():
-        learners = list(tasks) * collection.learners_per_task
-        size = max(1, SHARD_TRANSITIONS // (collection.episodes * _typical_episode_length(collection)))
-        for index, first in enumerate(range(0, len(learners), size)):
-            result.append(Batch(split, index, first, learners[first : first + size]))
+        streams = streams_per_learner(collection)
+        rows = [task for task in list(tasks) * collection.learners_per_task for _ in range(streams)]
+        # All environments of a learner are in one batch.
+        size = SHARD_TRANSITIONS // (collection.episodes * _typical_episode_length(collection))
+        size = max(size // streams, 1) * streams
+        for index, first in enumerate(range(0, len(rows), size)):
+            result.append(Batch(split, index, first, rows[first : first + size]))
     return result
 
 
@@ -95,6 +99,12 @@ def source_observation_space(envs: gymnasium.vector.VectorEnv) -> gymnasium.Spac
     return getattr(envs, "source_observation_space", None) or envs.single_observation_space
 
 
+def streams_per_learner(collection: Collection) -> int:
+    """Environments that each learner acts in; the stream of each is recorded as a history of its own."""
+    parameter = inspect.signature(SOURCES[collection.source]).parameters.get("streams")
+    return 1 if parameter is None else int(collection.source_kwargs.get("streams", parameter.default))
+
+
 def _check_source(collection: Collection) -> None:
     """Make one learner: wrong settings are found before anything is written."""
     task = next(iter(next(iter(collection.tasks.values()))))
@@ -102,7 +112,7 @@ def _check_source(collection: Collection) -> None:
     spaces = source_observation_space(envs), envs.single_action_space
     envs.close()
     try:
-        make_learners(collection, *spaces, 1, np.random.default_rng(0))
+        make_learners(collection, *spaces, streams_per_learner(collection), np.random.default_rng(0))
     except TypeError as error:
         raise ValueError(f"source_kwargs do not fit {collection.source}: {error}.") from error
 
