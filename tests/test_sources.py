@@ -1,11 +1,15 @@
 """The source algorithms: that they are the algorithms of the books, and that their learners are independent."""
 
+import math
+
 import numpy as np
 import pytest
+import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from learning import learning_returns, play
 
-from algodistill.environments import DarkRoomTasks, make_environments
-from algodistill.sources import SOURCES, TabularQLearning
+from algodistill.environments import AdversarialBanditTasks, DarkKeyToDoorTasks, DarkRoomTasks, make_environments
+from algodistill.sources import SOURCES, UCB1, PosteriorSampling, TabularQLearning, ThompsonSampling
 
 
 SPACES = {
@@ -217,5 +221,333 @@ def test_space_that_is_not_discrete_is_refused_by_name(observation_space, action
         TabularQLearning(observation_space, action_space, 1, np.random.default_rng(0))
 
 
+# Algorithms for bandits.
+
+BANDIT = "algodistill/AdversarialBandit-v0"
+
+
+def bandit_learner(source, pulls, paid, **settings):
+    """A batch of learners that have counted what it says, `(learners, arms)`."""
+    pulls, paid = np.array(pulls, float), np.array(paid, float)
+    learner = source(Discrete(1), Discrete(pulls.shape[1]), len(pulls), np.random.default_rng(0), **settings)
+    learner.pulls[:], learner.paid[:] = pulls, paid
+    return learner
+
+
+@pytest.mark.parametrize("source", [UCB1, ThompsonSampling])
+def test_bandit_learners_count_their_own_pulls(source):
+    learner = source(Discrete(1), Discrete(3, start=4), 2, np.random.default_rng(0))
+    rng, pulls, paid = np.random.default_rng(1), np.zeros((2, 3)), np.zeros((2, 3))
+    zeros, never = np.zeros(2, int), np.zeros(2, bool)
+    for _ in range(50):
+        actions = learner.act(zeros)
+        assert set(actions.tolist()) <= {4, 5, 6}
+        rewards = rng.integers(2, size=2).astype(float)
+        learner.learn(zeros, actions, rewards, zeros, never, rng.random(2) < 0.5)
+        for i in range(2):
+            pulls[i, actions[i] - 4] += 1
+            paid[i, actions[i] - 4] += rewards[i]
+    np.testing.assert_array_equal(learner.pulls, pulls)
+    np.testing.assert_array_equal(learner.paid, paid)
+
+
+def test_ucb1_pulls_every_arm_once_in_random_order_first():
+    learners, arms = 5_000, 4
+    batch = UCB1(Discrete(1), Discrete(arms), learners, np.random.default_rng(0))
+    zeros, never, order = np.zeros(learners, int), np.zeros(learners, bool), []
+    for _ in range(arms):
+        order.append(batch.act(zeros))
+        # However well one pays, the others come first.
+        batch.learn(zeros, order[-1], np.ones(learners), zeros, never, never)
+    order = np.stack(order, axis=1)
+    assert (np.sort(order, axis=1) == np.arange(arms)).all()
+    for place in order.T:
+        np.testing.assert_allclose(np.bincount(place) / learners, 1 / arms, atol=0.025)
+
+
+@pytest.mark.parametrize("exploration", [0.0, 0.3, 2**0.5, 4.0])
+def test_ucb1_pulls_the_highest_upper_confidence_bound(exploration):
+    rng = np.random.default_rng(0)
+    pulls = rng.integers(1, 30, size=(300, 5))
+    paid = rng.binomial(pulls, rng.random((300, 5)))
+    chosen = bandit_learner(UCB1, pulls, paid, exploration=exploration).act(np.zeros(300, int))
+    for learner in range(300):
+        time = sum(pulls[learner])
+        bounds = [
+            paid[learner, arm] / pulls[learner, arm] + exploration * math.sqrt(math.log(time) / pulls[learner, arm])
+            for arm in range(5)
+        ]
+        assert bounds[chosen[learner]] == pytest.approx(max(bounds), abs=1e-12)
+
+
+def test_ucb1s_default_is_that_of_auer_et_al():
+    # mean + sqrt(2 ln 20 / n): 0.5 + 0.774 for the first arm, 0.2 + 1.095 for the second; with any constant
+    # below 1.325 it would be the first.
+    assert bandit_learner(UCB1, [[10, 5, 5]], [[5, 1, 0]]).act(np.zeros(1, int)).tolist() == [1]
+    assert bandit_learner(UCB1, [[10, 5, 5]], [[5, 1, 0]], exploration=1.3).act(np.zeros(1, int)).tolist() == [0]
+
+
+def test_ucb1_breaks_ties_at_random():
+    chosen = bandit_learner(UCB1, [[3, 3, 3, 3]] * 9_000, [[2, 1, 2, 2]] * 9_000).act(np.zeros(9_000, int))
+    np.testing.assert_allclose(np.bincount(chosen, minlength=4) / 9_000, [1 / 3, 0, 1 / 3, 1 / 3], atol=0.02)
+
+
+@pytest.mark.parametrize("exploration", [-0.1, pytest.param(float("nan"), marks=pytest.mark.xfail(strict=True))])
+def test_wrong_exploration_is_refused_by_name(exploration):
+    with pytest.raises(ValueError, match=f"exploration={exploration}"):
+        UCB1(Discrete(1), Discrete(2), 1, np.random.default_rng(0), exploration=exploration)
+
+
+@pytest.mark.parametrize(
+    ("pulls", "paid", "chance"),
+    [
+        ([0, 0], [0, 0], 1 / 2),  # U[0, 1] against U[0, 1]
+        ([1, 0], [1, 0], 2 / 3),  # E of Beta(2, 1)
+        ([1, 0], [0, 0], 1 / 3),  # E of Beta(1, 2)
+        ([3, 0], [2, 0], 3 / 5),  # E of Beta(3, 2)
+        ([1, 1], [1, 0], 5 / 6),  # 1 - P(Beta(2, 1) < Beta(1, 2))
+    ],
+)
+def test_thompson_samples_from_beta_posteriors(pulls, paid, chance):
+    count = 40_000
+    chosen = bandit_learner(ThompsonSampling, [pulls] * count, [paid] * count).act(np.zeros(count, int))
+    assert (chosen == 0).mean() == pytest.approx(chance, abs=0.01)
+
+
+def bandit_returns(source, tasks):
+    envs = make_environments(BANDIT, tasks)
+    learners = source(envs.single_observation_space, envs.single_action_space, len(tasks), np.random.default_rng(0))
+    return np.array(learning_returns(envs, learners, 100))[:, 0]
+
+
+@pytest.mark.parametrize("kind", ["odd", "even", "uniform"])
+def test_bandit_algorithms_learn_and_thompson_regrets_less(kind):
+    distribution = AdversarialBanditTasks()
+    tasks = distribution.split(split_seed=5, train_tasks=1, test_tasks=200).tests[kind]
+    optimal, random = (
+        np.mean([reference(task) for task in tasks])
+        for reference in (distribution.optimal_return, distribution.random_return)
+    )
+    ucb1, thompson = (bandit_returns(source, tasks * 3).mean() for source in (UCB1, ThompsonSampling))
+    assert ucb1 > random + 0.3 * (optimal - random)
+    assert thompson > random + 0.6 * (optimal - random)
+    assert optimal > thompson > ucb1 + 2
+
+
+# Posterior sampling.
+
+
+@pytest.mark.parametrize(
+    "room",
+    [
+        {"size": 4, "episode_length": 6},
+        {"size": 4, "episode_length": 5, "start": [3, 0]},
+        {"size": 4, "episode_length": 8, "reward_once": True},
+        {"size": 2, "episode_length": 3, "reward_once": True},
+    ],
+    ids=str,
+)
+def test_posterior_sampling_rules_out_what_a_naive_filter_does_and_acts_for_what_is_left(room):
+    distribution = DarkRoomTasks(**room)
+    tasks = distribution.tasks() * 2
+    envs = make_environments("algodistill/DarkRoom-v0", tasks, **room)
+    source = PosteriorSampling(
+        envs.single_observation_space,
+        envs.single_action_space,
+        len(tasks),
+        np.random.default_rng(0),
+        task_distribution=distribution,
+    )
+    goals = [tuple(task["goal"]) for task in distribution.tasks()]
+    left = [set(goals) for _ in tasks]
+    # What each goal would have been paid for, by now in this episode.
+    paid = [set() for _ in tasks]
+    observations, _ = envs.reset(seed=0)
+    for _ in range(120):
+        actions = source.act(observations)
+        for i, (x, y) in enumerate(observations):
+            goal_x, goal_y = goals[source._followed[i]]
+            assert (goal_x, goal_y) in left[i]
+            before = abs(goal_x - x) + abs(goal_y - y)
+            dx, dy = [(0, 0), (0, -1), (0, 1), (-1, 0), (1, 0)][actions[i]]
+            assert abs(goal_x - x - dx) + abs(goal_y - y - dy) == max(before - 1, 0)
+        next_observations, rewards, terminations, truncations, infos = envs.step(actions)
+        reached = infos.get("final_obs", next_observations)
+        source.learn(observations, actions, rewards, reached, terminations, truncations)
+        for i, cell in enumerate(map(tuple, reached.tolist())):
+            pays = {cell} - (paid[i] if room.get("reward_once") else set())
+            left[i] = left[i] & pays if rewards[i] else left[i] - pays
+            paid[i] |= pays
+            if truncations[i]:
+                paid[i] = set()
+        for i, possible in enumerate(source.possible):
+            assert {goals[index] for index in np.flatnonzero(possible)} == left[i]
+            assert tuple(tasks[i]["goal"]) in left[i]
+        observations = next_observations
+    assert all(len(goals_left) == 1 for goals_left in left)
+
+
+def test_posterior_sampling_draws_evenly_anew_each_episode_and_when_it_is_refuted():
+    count, distribution = 20_000, DarkRoomTasks(size=3)
+    source = PosteriorSampling(
+        MultiDiscrete([3, 3]), Discrete(5), count, np.random.default_rng(0), task_distribution=distribution
+    )
+    cells, never, zeros = np.full((count, 2), 1), np.zeros(count, bool), np.zeros(count)
+    source.act(cells)
+    first = source._followed.copy()
+    np.testing.assert_allclose(np.bincount(first, minlength=9) / count, 1 / 9, atol=0.01)
+    # The centre pays nothing: who followed it draws again, from the others; nobody else does.
+    source.learn(cells, np.zeros(count, int), zeros, cells, never, never)
+    source.act(cells)
+    second = source._followed.copy()
+    np.testing.assert_array_equal(second[first != 4], first[first != 4])
+    shares = np.bincount(second[first == 4], minlength=9) / (first == 4).sum()
+    np.testing.assert_allclose(shares, [1 / 8] * 4 + [0] + [1 / 8] * 4, atol=0.03)
+    for ends in ((~never, never), (never, ~never)):
+        source.learn(cells, np.zeros(count, int), zeros, cells, *ends)
+        source.act(cells)
+        np.testing.assert_allclose((source._followed == second).mean(), 1 / 8, atol=0.01)
+        second = source._followed.copy()
+
+
+def test_best_actions_draw_shortest_ways_evenly():
+    tasks, count = DarkRoomTasks(size=5), 20_000
+    rng = np.random.default_rng(0)
+
+    def shares(goal, cell):
+        chosen = tasks.best_actions(np.full(count, goal[1] * 5 + goal[0]), np.tile(cell, (count, 1)), rng)
+        return np.bincount(chosen, minlength=5) / count
+
+    # From (1, 1) to (4, 2) there are four shortest ways, three of which begin to the right.
+    np.testing.assert_allclose(shares((4, 2), (1, 1)), [0, 0, 0.25, 0, 0.75], atol=0.015)
+    np.testing.assert_allclose(shares((0, 0), (2, 2)), [0, 0.5, 0, 0.5, 0], atol=0.015)
+    assert shares((3, 3), (3, 3)).tolist() == [1, 0, 0, 0, 0]
+    assert shares((3, 3), (3, 4)).tolist() == [0, 1, 0, 0, 0]
+    assert shares((0, 4), (3, 4, 1)).tolist() == [0, 0, 0, 1, 0]  # what the source sees counts no more
+
+
+def test_posterior_sampling_finds_the_goal_and_stays_optimal():
+    distribution = DarkRoomTasks()
+    tasks = distribution.tasks()
+    envs = make_environments("algodistill/DarkRoom-v0", tasks)
+    source = PosteriorSampling(
+        envs.single_observation_space,
+        envs.single_action_space,
+        len(tasks),
+        np.random.default_rng(0),
+        task_distribution=distribution,
+    )
+    returns = np.array(learning_returns(envs, source, 40 * 20))
+    optimal = np.array([distribution.optimal_return(task) for task in tasks])
+    found = returns.cumsum(axis=1) > 0
+    assert found[:, -1].all()
+    after = np.roll(found, 1, axis=1)
+    after[:, 0] = False
+    np.testing.assert_array_equal(returns[after], np.broadcast_to(optimal[:, None], returns.shape)[after])
+    assert returns[:, 0].mean() < 0.5 * optimal.mean()
+
+
+def test_posterior_sampling_needs_tasks_that_it_can_plan_for():
+    with pytest.raises(ValueError, match="DarkKeyToDoorTasks are not"):
+        PosteriorSampling(
+            MultiDiscrete([3, 3]), Discrete(5), 1, np.random.default_rng(0), task_distribution=DarkKeyToDoorTasks()
+        )
+
+
+# What holds for all of them.
+
+EVERY_SOURCE = {
+    "a2c": {"streams": 1, "rollout": 5},
+    "dqn": {"learning_starts": 5, "batch_size": 4, "epsilon_steps": 30, "target_every": 7},
+    "q_learning": {"epsilon_start": 0.3, "epsilon_end": 0.1, "epsilon_episodes": 5},
+    "thompson": {},
+    "ucb1": {},
+}
+
+
+def knowledge(learners):
+    """What each of the four learners has learnt, as one vector of each."""
+    if hasattr(learners, "q_values"):
+        parts = [learners.q_values.reshape(4, -1)]
+    elif hasattr(learners, "pulls"):
+        parts = [learners.pulls, learners.paid]
+    else:
+        parts = [parameter.detach().numpy().reshape(4, -1) for parameter in learners._parameters]
+    return np.concatenate([part.copy() for part in parts], axis=1)
+
+
+def make_source(name, seed=0, action_space=None):
+    action_space = action_space or Discrete(3)
+    return SOURCES[name](Discrete(5), action_space, 4, np.random.default_rng(seed), **EVERY_SOURCE[name])
+
+
+# Thompson sampling draws as many random numbers as the counts of all learners ask for.
+@pytest.mark.parametrize("name", sorted(set(EVERY_SOURCE) - {"thompson"}))
+def test_what_a_learner_does_and_learns_does_not_depend_on_the_others(name):
+    undisturbed = make_source(name)
+    done = np.stack(play(undisturbed, 60))
+    for disturbed in range(4):
+        learners = make_source(name)
+        others = [other for other in range(4) if other != disturbed]
+        done_then = np.stack(play(learners, 60, disturb=disturbed))
+        np.testing.assert_array_equal(done_then[:, others], done[:, others])
+        np.testing.assert_array_equal(knowledge(learners)[others], knowledge(undisturbed)[others])
+        assert (knowledge(learners)[disturbed] != knowledge(undisturbed)[disturbed]).any()
+
+
+@pytest.mark.parametrize("name", EVERY_SOURCE)
+def test_what_a_learner_learns_from_the_same_steps_does_not_depend_on_the_others(name):
+    actions = np.random.default_rng(3).integers(3, size=(60, 4))
+    undisturbed, learners = make_source(name), make_source(name)
+    play(undisturbed, 60, actions=actions)
+    play(learners, 60, disturb=1, actions=actions)
+    differs = (knowledge(learners) != knowledge(undisturbed)).any(axis=1)
+    assert differs.tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("name", EVERY_SOURCE)
+def test_same_seed_learns_the_same_and_global_randomness_is_left_alone(name):
+    torch.manual_seed(5)
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+
+    def life(seed):
+        learners = make_source(name, seed)
+        return np.stack(play(learners, 40)).tolist(), knowledge(learners).tolist()
+
+    first = life(1)
+    torch.rand(3)
+    torch.set_rng_state(state)
+    assert life(1) == first
+    assert life(2)[0] != first[0]
+    assert torch.equal(torch.get_rng_state(), state) and (np.random.get_state()[1] == numpy_state).all()
+
+
+@pytest.mark.parametrize("name", EVERY_SOURCE)
+def test_actions_are_elements_of_a_space_that_starts_elsewhere(name):
+    space = Discrete(3, start=-7)
+    learners, zeros, never = make_source(name, action_space=space), np.zeros(4, int), np.zeros(4, bool)
+    done = []
+    for _ in range(80):
+        actions = learners.act(zeros)
+        assert actions.shape == (4,) and all(space.contains(action) for action in actions)
+        done += actions.tolist()
+        learners.learn(zeros, actions, np.ones(4), zeros, never, never)
+    assert set(done) == {-7, -6, -5}
+
+
+@pytest.mark.parametrize("name", [*EVERY_SOURCE])
+@pytest.mark.parametrize("space", [Box(0, 1, (2,)), MultiDiscrete([2, 2])], ids=["box", "multi-discrete"])
+def test_actions_that_cannot_be_chosen_from_are_refused_by_name(name, space):
+    with pytest.raises(ValueError, match=f"not {type(space).__name__}"):
+        SOURCES[name](Discrete(2), space, 4, np.random.default_rng(0), **EVERY_SOURCE[name])
+
+
 def test_sources_are_known_by_the_names_presets_use():
-    assert SOURCES["q_learning"] is TabularQLearning
+    assert {name: source.__name__ for name, source in SOURCES.items()} == {
+        "a2c": "A2C",
+        "dqn": "DQN",
+        "posterior_sampling": "PosteriorSampling",
+        "q_learning": "TabularQLearning",
+        "thompson": "ThompsonSampling",
+        "ucb1": "UCB1",
+    }

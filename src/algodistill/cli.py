@@ -121,7 +121,7 @@ def collect_command(arguments: argparse.Namespace, options: Sequence[str]) -> No
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
     """`algodistill evaluate MODEL`."""
-    from .evaluation import CURVE_FILE, RESULT_FILE, evaluate, load_checkpoint, summary, write_result
+    from .evaluation import evaluate, held_out_tasks, load_checkpoint, result_files, summary, write_result
     from .training import load_histories
 
     with wrong_input():
@@ -130,24 +130,25 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
         histories = None
         if arguments.dataset is not None:
             histories = load_histories(arguments.dataset, "test", model.config.environment)
-        result = evaluate(
-            model,
-            tokeniser,
-            tasks=tasks,
-            split="test" if tasks is None else "given",
-            episodes=arguments.episodes,
-            streams=arguments.streams,
-            action_selection=arguments.action_selection,
-            temperature=arguments.temperature,
-            context_length=arguments.context_length,
-            seed=arguments.seed,
-            histories=histories,
-            progress=True,
-        )
-    folder = Path(arguments.output_dir or Path("evaluations") / Path(arguments.model).name)
-    write_result(result, folder)
-    print(summary(result))
-    print(f"See {folder / RESULT_FILE} and {folder / CURVE_FILE}.")
+        folder = Path(arguments.output_dir or Path("evaluations") / Path(arguments.model).name)
+        for split in ["given"] if tasks is not None else held_out_tasks(model.config) or ["test"]:
+            result = evaluate(
+                model,
+                tokeniser,
+                tasks=tasks,
+                split=split,
+                episodes=arguments.episodes,
+                streams=arguments.streams,
+                action_selection=arguments.action_selection,
+                temperature=arguments.temperature,
+                context_length=arguments.context_length,
+                seed=arguments.seed,
+                histories=histories,
+                progress=True,
+            )
+            write_result(result, folder)
+            print(f"{split}\n{summary(result)}")
+            print("See {} and {}.".format(*result_files(folder, split)))
 
 
 def publish_command(arguments: argparse.Namespace) -> None:

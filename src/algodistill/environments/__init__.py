@@ -7,12 +7,20 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from .adversarial_bandit import AdversarialBanditEnv, AdversarialBanditTasks, AdversarialBanditVectorEnv
+from .dark_key_to_door import DarkKeyToDoorEnv, DarkKeyToDoorTasks, DarkKeyToDoorVectorEnv
 from .dark_room import DarkRoomEnv, DarkRoomTasks, DarkRoomVectorEnv
 from .tasks import Task, TaskDistribution, TaskSplit, split_tasks
 
 
 __all__ = [
     "TASK_DISTRIBUTIONS",
+    "AdversarialBanditEnv",
+    "AdversarialBanditTasks",
+    "AdversarialBanditVectorEnv",
+    "DarkKeyToDoorEnv",
+    "DarkKeyToDoorTasks",
+    "DarkKeyToDoorVectorEnv",
     "DarkRoomEnv",
     "DarkRoomTasks",
     "DarkRoomVectorEnv",
@@ -23,13 +31,28 @@ __all__ = [
     "split_tasks",
 ]
 
-gymnasium.register(
-    id="algodistill/DarkRoom-v0",
-    entry_point="algodistill.environments.dark_room:DarkRoomEnv",
-    vector_entry_point="algodistill.environments.dark_room:DarkRoomVectorEnv",
-)
+# What "hard" means: a larger room, and one reward an episode (Laskin et al. 2022, section 4.1).
+HARD: dict[str, Any] = {"size": 17, "reward_once": True}
 
-TASK_DISTRIBUTIONS: dict[str, Callable[..., TaskDistribution]] = {"algodistill/DarkRoom-v0": DarkRoomTasks}
+for name, module, kind, kwargs in (
+    ("AdversarialBandit", "adversarial_bandit", "AdversarialBandit", {}),
+    ("DarkRoom", "dark_room", "DarkRoom", {}),
+    ("DarkRoomHard", "dark_room", "DarkRoom", HARD),
+    ("DarkKeyToDoor", "dark_key_to_door", "DarkKeyToDoor", {}),
+):
+    gymnasium.register(
+        id=f"algodistill/{name}-v0",
+        entry_point=f"algodistill.environments.{module}:{kind}Env",
+        vector_entry_point=f"algodistill.environments.{module}:{kind}VectorEnv",
+        kwargs=kwargs,
+    )
+
+TASK_DISTRIBUTIONS: dict[str, Callable[..., TaskDistribution]] = {
+    "algodistill/AdversarialBandit-v0": AdversarialBanditTasks,
+    "algodistill/DarkRoom-v0": DarkRoomTasks,
+    "algodistill/DarkRoomHard-v0": partial(DarkRoomTasks, **HARD),
+    "algodistill/DarkKeyToDoor-v0": DarkKeyToDoorTasks,
+}
 
 
 def make_environments(environment: str, tasks: Sequence[Task], **environment_kwargs: Any) -> VectorEnv:

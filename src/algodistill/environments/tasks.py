@@ -1,7 +1,8 @@
 """Tasks and their division into train, validation and test tasks."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -9,14 +10,39 @@ import numpy as np
 Task = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class TaskSplit:
+    """Tasks divided into those that histories are trained on, those to tune on, and those held out.
+
+    Attributes:
+        train (`list[dict]`): Tasks to train on.
+        validation (`list[dict]`): Tasks to tune on.
+        tests (`dict[str, list[dict]]`): Held-out tasks, by the name of what they are drawn from; mostly just `"test"`.
+    """
+
+    train: list[Task]
+    validation: list[Task]
+    tests: dict[str, list[Task]]
+
+    @property
+    def test(self) -> list[Task]:
+        """All held-out tasks."""
+        return [task for tasks in self.tests.values() for task in tasks]
+
+
 class TaskDistribution(Protocol):
-    """The set of tasks of an environment, with the exact reference returns of each.
+    """The set of tasks of an environment, with the reference returns of each.
 
     It is constructed with the same keyword arguments as the environment, so that both speak of the same room.
     """
 
-    def tasks(self) -> list[Task]:
-        """All tasks, in a fixed order."""
+    def sample(self, n: int, rng: np.random.Generator) -> list[Task]:
+        """Draw `n` tasks, as they come in training."""
+
+    def split(
+        self, *, split_seed: int, train_tasks: int, validation_tasks: int = 0, test_tasks: int | None = None
+    ) -> TaskSplit:
+        """Divide the tasks, or draw them, into those to train on, to tune on, and to test on."""
 
     def check(self, task: Task) -> None:
         """Raise a `ValueError` that names what is wrong if `task` is not one of the distribution's."""
@@ -28,15 +54,30 @@ class TaskDistribution(Protocol):
         """Expected undiscounted return of one episode under uniformly random actions."""
 
     def optimal_return(self, task: Task) -> float:
-        """Undiscounted return of one episode of a policy that knows the task."""
+        """Expected undiscounted return of one episode of a policy that knows the task."""
 
 
-class TaskSplit(NamedTuple):
-    """Tasks divided into those that histories are trained on, those to tune on, and those held out."""
+class FiniteTasks:
+    """Tasks that can be listed: they are drawn from the list, and divided by permuting it."""
 
-    train: list[Task]
-    validation: list[Task]
-    test: list[Task]
+    def tasks(self) -> list[Task]:
+        """All tasks, in a fixed order."""
+        raise NotImplementedError
+
+    def sample(self, n: int, rng: np.random.Generator) -> list[Task]:
+        tasks = self.tasks()
+        return [tasks[index] for index in rng.integers(len(tasks), size=n)]
+
+    def split(
+        self, *, split_seed: int, train_tasks: int, validation_tasks: int = 0, test_tasks: int | None = None
+    ) -> TaskSplit:
+        return split_tasks(
+            self.tasks(),
+            split_seed=split_seed,
+            train_tasks=train_tasks,
+            validation_tasks=validation_tasks,
+            test_tasks=test_tasks,
+        )
 
 
 def split_tasks(
@@ -72,5 +113,5 @@ def split_tasks(
     return TaskSplit(
         train=shuffled[:train_tasks],
         validation=shuffled[train_tasks:test_start],
-        test=shuffled[test_start : test_start + test_tasks],
+        tests={"test": shuffled[test_start : test_start + test_tasks]},
     )

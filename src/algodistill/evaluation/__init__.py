@@ -1,7 +1,16 @@
 """Evaluating a frozen model in its context: rollouts, references, curves."""
 
 from .curves import named_episodes, plot_learning_curve, plot_source_curves, summary
-from .evaluating import CURVE_FILE, RESULT_FILE, evaluate, load_checkpoint, standard_error, write_result
+from .evaluating import (
+    CURVE_FILE,
+    RESULT_FILE,
+    evaluate,
+    held_out_tasks,
+    load_checkpoint,
+    result_files,
+    standard_error,
+    write_result,
+)
 from .rollouts import default_streams, rollout
 
 
@@ -10,10 +19,12 @@ __all__ = [
     "RESULT_FILE",
     "default_streams",
     "evaluate",
+    "held_out_tasks",
     "load_checkpoint",
     "named_episodes",
     "plot_learning_curve",
     "plot_source_curves",
+    "result_files",
     "rollout",
     "standard_error",
     "summary",

@@ -12,13 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 
+STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+REFERENCE_STYLES: dict[str, Any] = {"optimal": "--", "random": ":", "ucb1": "-.", "thompson": (0, (1, 3))}
 MODEL, SOURCE, REFERENCE = "#1f5fa8", "#c8701a", "#6b6b6b"
 
 
 @contextlib.contextmanager
 def _learning_curve_axes(path: Path, title: str, x_label: str, columns: int) -> Iterator[Axes]:
     """Axes to draw returns by episode on; they become a picture at `path`, its legend in so many columns."""
-    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
         axes = figure.subplots()
         yield axes
@@ -39,7 +41,7 @@ def _draw_curve(axes: Axes, mean: np.ndarray, error: np.ndarray, **style: Any) -
 
 
 def _draw_references(axes: Axes, references: Mapping[str, Any]) -> None:
-    for name, style in (("optimal", "--"), ("random", ":")):
+    for name, style in REFERENCE_STYLES.items():
         if references.get(name) is not None:
             axes.axhline(references[name], color=REFERENCE, linestyle=style, linewidth=1.2, label=name)
 
@@ -54,8 +56,11 @@ def plot_learning_curve(result: Mapping[str, Any], path: Path) -> None:
     mean = np.array(result["episode_return"]["mean"])
     error = np.array(result["episode_return"]["standard_error"], dtype=float)
     references = result["references"]
-    tasks = f"{result['tasks']} held-out tasks" if result["split"] == "test" else f"{result['tasks']} tasks"
+    tasks = f"{result['tasks']} tasks" if result["split"] == "given" else f"{result['tasks']} held-out tasks"
     title = f"{result['environment']}: {tasks}, {result['streams']} streams"
+    if len(mean) == 1:
+        _plot_bars(float(mean[0]), float(error[0]), references, title, path)
+        return
     with _learning_curve_axes(path, title, "episode (weights frozen, context never reset)", 4) as axes:
         _draw_curve(axes, mean, error, color=MODEL, linewidth=2, label="AD, in its context")
         if references.get("source"):
@@ -64,6 +69,28 @@ def plot_learning_curve(result: Mapping[str, Any], path: Path) -> None:
             axes.plot(episodes, source, color=SOURCE, linewidth=1.5, label="source algorithm")
         _draw_references(axes, references)
         axes.set_ylim(bottom=min(0.0, float(mean.min())))
+
+
+def _plot_bars(mean: float, error: float, references: Mapping[str, Any], title: str, path: Path) -> None:
+    """The return of a single episode, in which all that is learnt is learnt, beside what it is compared with."""
+    bars = {"AD, in its context": mean}
+    if references.get("source"):
+        bars["source algorithm"] = references["source"]["mean"][0]
+    bars.update({name: references[name] for name in REFERENCE_STYLES if references.get(name) is not None})
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 3.0), dpi=150, layout="constrained")
+        axes = figure.subplots()
+        colors = [MODEL, *([SOURCE] if references.get("source") else []), *[REFERENCE] * len(bars)]
+        axes.barh(list(bars), list(bars.values()), color=colors[: len(bars)], height=0.6)
+        axes.errorbar(mean, 0, xerr=error, color="black", capsize=3)
+        for place, value in enumerate(bars.values()):
+            beside = (8 if place == 0 else 2, 0)
+            axes.annotate(f"{value:.1f}", (value, place), va="center", xytext=beside, textcoords="offset points")
+        axes.margins(x=0.12)
+        axes.invert_yaxis()
+        axes.set_xlabel("return of the episode (weights frozen)")
+        axes.set_title(title, fontsize=10)
+        figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def plot_source_curves(
@@ -107,6 +134,6 @@ def summary(result: Mapping[str, Any]) -> str:
     if source:
         rows.append(("source", [f"{source[episode]:.2f}" if episode < len(source) else "-" for episode in episodes]))
     lines = [f"  {name:8}" + "".join(f"{value:>8}" for value in values) for name, values in rows]
-    known = [f"{name} {references[name]:.2f}" for name in ("random", "optimal") if references[name] is not None]
+    known = [f"{name} {value:.2f}" for name, value in references.items() if isinstance(value, float)]
     lines.append("  " + ", ".join([*known, f"{result['tasks']} tasks, {result['streams']} streams"]))
     return "\n".join(lines)

@@ -9,16 +9,21 @@ from typing import Any
 import datasets
 import numpy as np
 from safetensors import SafetensorError
+from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 
 from ..environments import TASK_DISTRIBUTIONS, Task
-from ..models import AlgorithmDistillationModel, HistoryTokeniser
+from ..histories import Collection
+from ..histories.collecting import Batch, run_learners
+from ..models import AlgorithmDistillationConfig, AlgorithmDistillationModel, HistoryTokeniser
 from ..outcomes import raise_if_unavailable
 from .curves import plot_learning_curve
 from .rollouts import rollout
 
 
 RESULT_FILE, CURVE_FILE = "in_context_evaluation.json", "learning_curve.png"
+# Source algorithms whose own returns are what results in an environment are measured by.
+REFERENCE_SOURCES = {"algodistill/AdversarialBandit-v0": ("ucb1", "thompson")}
 
 
 def evaluate(
@@ -47,7 +52,8 @@ def evaluate(
         revision (`str`, *optional*): Branch, tag or commit of a checkpoint on the Hub.
         environment (`str`, *optional*): A gymnasium id; by default the checkpoint's.
         tasks (`Sequence[dict]`, *optional*): The tasks; by default the checkpoint's test tasks.
-        split (`str`, *optional*, defaults to `"test"`): What the tasks are called in the result.
+        split (`str`, *optional*, defaults to `"test"`): What the tasks are called in the result; where the checkpoint
+            names test tasks of several kinds, also which of them to take.
         environment_kwargs (`Mapping`, *optional*): What else the environment is made with; by default what the
             checkpoint says.
         episodes (`int`, *optional*, defaults to `100`): In-context episodes of every stream.
@@ -73,9 +79,12 @@ def evaluate(
         raise ValueError("A model without its tokeniser cannot act: give tokeniser=, or the checkpoint's path.")
     config = model.config
     environment = environment or config.environment
-    tasks = tasks if tasks is not None else config.test_tasks
+    tasks = tasks if tasks is not None else held_out_tasks(config).get(split)
     if environment is None or tasks is None:
-        raise ValueError("The checkpoint names no environment and test tasks: give environment= and tasks=.")
+        raise ValueError(
+            f"The checkpoint names no environment, or no tasks {split!r} (only {list(held_out_tasks(config))}): give "
+            "environment= and tasks=, or split=."
+        )
     kwargs = dict((environment_kwargs if environment_kwargs is not None else config.environment_kwargs) or {})
     context_length = config.context_length if context_length is None else context_length
     temperature = config.temperature if temperature is None else temperature
@@ -118,6 +127,12 @@ def evaluate(
     }
 
 
+def held_out_tasks(config: AlgorithmDistillationConfig) -> dict[str, list[Task]]:
+    """The test tasks that a checkpoint names, by what they are drawn from."""
+    tasks = config.test_tasks
+    return tasks if isinstance(tasks, dict) else {"test": tasks} if tasks else {}
+
+
 def standard_error(per_task: np.ndarray) -> list[float | None]:
     """Standard error of the mean over tasks, for values of shape `(tasks, episodes)`; unknown for a single task."""
     tasks = len(per_task)
@@ -145,9 +160,24 @@ def references(
         distribution = TASK_DISTRIBUTIONS[environment](**environment_kwargs)
         result["random"] = float(np.mean([distribution.random_return(task) for task in tasks]))
         result["optimal"] = float(np.mean([distribution.optimal_return(task) for task in tasks]))
+    for source in REFERENCE_SOURCES.get(environment, ()):
+        result[source] = source_return(source, environment, environment_kwargs, tasks)
     if histories is not None:
         result["source"] = source_curve(histories, tasks)
     return result
+
+
+def source_return(
+    source: str, environment: str, environment_kwargs: Mapping[str, Any], tasks: Sequence[Task], runs: int = 200
+) -> float:
+    """Mean return of a source algorithm's first episode: over tasks, of `runs` learners on each."""
+    settings = Collection(
+        environment, source, {"test": tasks}, runs, episodes=1, environment_kwargs=environment_kwargs
+    )
+    batch = Batch("test", 0, 0, list(tasks) * runs)
+    with tqdm(disable=True) as bar:
+        table = run_learners(settings, batch, bar)
+    return float(np.mean(table["episode_returns"].combine_chunks().flatten().to_numpy()))
 
 
 def source_curve(histories: datasets.Dataset, tasks: Sequence[Task]) -> dict[str, list[float]] | None:
@@ -168,11 +198,19 @@ def source_curve(histories: datasets.Dataset, tasks: Sequence[Task]) -> dict[str
     return {"mean": per_task.mean(axis=0).tolist()}
 
 
+def result_files(folder: Path, split: str) -> tuple[Path, Path]:
+    """Where an evaluation and its picture go: the split is part of their names unless it is the only one."""
+    suffix = "" if split in ("test", "given") else f"_{split}"
+    result, curve = (Path(name) for name in (RESULT_FILE, CURVE_FILE))
+    return folder / f"{result.stem}{suffix}{result.suffix}", folder / f"{curve.stem}{suffix}{curve.suffix}"
+
+
 def write_result(result: Mapping[str, Any], folder: Path) -> None:
     """Write `in_context_evaluation.json` and `learning_curve.png` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULT_FILE).write_text(json.dumps(result, indent=1) + "\n")
-    plot_learning_curve(result, folder / CURVE_FILE)
+    file, picture = result_files(folder, result["split"])
+    plot_learning_curve(result, picture)
+    file.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def load_checkpoint(

@@ -1,5 +1,6 @@
 """Collecting learning histories: running batches of learners and writing down everything they do."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ import gymnasium
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..environments import Task, make_environments
+from ..environments import TASK_DISTRIBUTIONS, Task, make_environments
 from ..sources import SOURCES
 from .schema import STEP_COLUMNS, history_table, smallest_dtype, task_json
 from .writing import shard_path, write_shard
@@ -48,7 +49,7 @@ class Collection:
 
 @dataclass(frozen=True)
 class Batch:
-    """Learners that run together and whose histories make one shard."""
+    """Learners that run together and whose histories make one shard; a task for each environment that they act in."""
 
     split: str
     index: int
@@ -58,7 +59,7 @@ class Batch:
 
 def batches(collection: Collection) -> list[Batch]:
     """Divide the learners into batches. Learner i of a split works on task i modulo the number of tasks, so that
-    every shard has histories of (nearly) all tasks."""
+    every shard has histories of (nearly) all tasks; environments of one learner follow each other."""
     if collection.source not in SOURCES:
         raise ValueError(f"source {collection.source!r} is not known: choose one of {sorted(SOURCES)}.")
     for name, low in (("learners_per_task", 1), ("episodes", 1), ("seed", 0)):
@@ -67,21 +68,51 @@ def batches(collection: Collection) -> list[Batch]:
     _check_source(collection)
     result = []
     for split, tasks in collection.tasks.items():
-        learners = list(tasks) * collection.learners_per_task
-        size = max(1, SHARD_TRANSITIONS // (collection.episodes * _typical_episode_length(collection)))
-        for index, first in enumerate(range(0, len(learners), size)):
-            result.append(Batch(split, index, first, learners[first : first + size]))
+        streams = streams_per_learner(collection)
+        rows = [task for task in list(tasks) * collection.learners_per_task for _ in range(streams)]
+        # All environments of a learner are in one batch.
+        size = SHARD_TRANSITIONS // (collection.episodes * _typical_episode_length(collection))
+        size = max(size // streams, 1) * streams
+        for index, first in enumerate(range(0, len(rows), size)):
+            result.append(Batch(split, index, first, rows[first : first + size]))
     return result
+
+
+def make_learners(
+    collection: Collection,
+    observation_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    num_learners: int,
+    rng: np.random.Generator,
+) -> Any:
+    """A batch of learners; those that know the environment are told its tasks."""
+    source, known = SOURCES[collection.source], {}
+    if getattr(source, "needs_tasks", False):
+        if collection.environment not in TASK_DISTRIBUTIONS:
+            raise ValueError(f"{collection.source} needs to know the tasks of {collection.environment}.")
+        known["task_distribution"] = TASK_DISTRIBUTIONS[collection.environment](**collection.environment_kwargs)
+    return source(observation_space, action_space, num_learners, rng, **collection.source_kwargs, **known)
+
+
+def source_observation_space(envs: gymnasium.vector.VectorEnv) -> gymnasium.Space:
+    """What source algorithms see of one environment: its observations, or more where it offers more to them."""
+    return getattr(envs, "source_observation_space", None) or envs.single_observation_space
+
+
+def streams_per_learner(collection: Collection) -> int:
+    """Environments that each learner acts in; the stream of each is recorded as a history of its own."""
+    parameter = inspect.signature(SOURCES[collection.source]).parameters.get("streams")
+    return 1 if parameter is None else int(collection.source_kwargs.get("streams", parameter.default))
 
 
 def _check_source(collection: Collection) -> None:
     """Make one learner: wrong settings are found before anything is written."""
     task = next(iter(next(iter(collection.tasks.values()))))
     envs = make_environments(collection.environment, [task], **collection.environment_kwargs)
-    spaces = envs.single_observation_space, envs.single_action_space
+    spaces = source_observation_space(envs), envs.single_action_space
     envs.close()
     try:
-        SOURCES[collection.source](*spaces, 1, np.random.default_rng(0), **collection.source_kwargs)
+        make_learners(collection, *spaces, streams_per_learner(collection), np.random.default_rng(0))
     except TypeError as error:
         raise ValueError(f"source_kwargs do not fit {collection.source}: {error}.") from error
 
@@ -159,28 +190,30 @@ def run_learners(collection: Collection, batch: Batch, bar: tqdm) -> Any:
     n = len(batch.tasks)
     envs = make_environments(collection.environment, batch.tasks, **collection.environment_kwargs)
     observation_space, action_space = envs.single_observation_space, envs.single_action_space
+    seen_space = source_observation_space(envs)
     split_number = sorted(collection.tasks).index(batch.split)
     learner_seed, env_seed = np.random.SeedSequence([collection.seed, split_number, batch.index]).spawn(2)
-    learners = SOURCES[collection.source](
-        observation_space, action_space, n, np.random.default_rng(learner_seed), **collection.source_kwargs
-    )
+    learners = make_learners(collection, seen_space, action_space, n, np.random.default_rng(learner_seed))
     recording = _Recording(n, observation_space, action_space)
     episodes = np.zeros(n, dtype=np.int64)
     lengths = np.zeros(n, dtype=np.int64)
 
-    observations, _ = envs.reset(seed=int(env_seed.generate_state(1)[0]))
+    observations, infos = envs.reset(seed=int(env_seed.generate_state(1)[0]))
+    seen = infos.get("source_observations", observations)
     while (running := episodes < collection.episodes).any():
-        actions = learners.act(observations)
+        actions = learners.act(seen)
         next_observations, rewards, terminations, truncations, infos = envs.step(actions)
         dones = terminations | truncations
-        reached = next_observations
+        next_seen = infos.get("source_observations", next_observations)
+        reached = next_seen
         if dones.any():
             # The observation that an episode ended with is learnt from, but the record goes on with the next episode.
-            reached = next_observations.copy()
-            reached[dones] = np.stack(infos["final_obs"][dones])
-        learners.learn(observations, actions, rewards, reached, terminations, truncations)
+            reached = next_seen.copy()
+            final = infos.get("final_info", {}).get("source_observations", infos["final_obs"])
+            reached[dones] = np.stack(final[dones])
+        learners.learn(seen, actions, rewards, reached, terminations, truncations)
         recording.append(observations, actions, rewards, terminations, truncations)
-        observations = next_observations
+        observations, seen = next_observations, next_seen
         lengths += running
         finished = dones & running
         if finished.any():

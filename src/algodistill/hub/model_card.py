@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..evaluation import CURVE_FILE, RESULT_FILE
+from ..evaluation import RESULT_FILE, result_files
 from ..histories.writing import whole_file
 from ..models import AlgorithmDistillationConfig
 from .cards import CARD_FILE, RESULT_TASK, merge_cards, read_json, render_card
@@ -43,15 +43,12 @@ def model_card(folder: Path, name: str, dataset: str | None = None) -> str:
         dataset (`str`, *optional*): Hub id of the histories that it was trained on; by default what the run was told.
     """
     config = AlgorithmDistillationConfig.from_pretrained(folder)
-    result, run = read_json(folder / RESULT_FILE), read_json(folder / SETTINGS_FILE)
+    run = read_json(folder / SETTINGS_FILE)
     settings = run.get("settings", {})
     dataset = dataset or settings.get("histories", {}).get("dataset")
     if dataset is not None and not is_hub_id(dataset):
         dataset = None
-    try:
-        points = _named_points(result)
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{folder / RESULT_FILE} is damaged: evaluate again.") from error
+    evaluations = _read_evaluations(folder)
     metadata = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
@@ -64,18 +61,14 @@ def model_card(folder: Path, name: str, dataset: str | None = None) -> str:
             *([config.environment] if config.environment else []),
         ],
         datasets=[dataset] if dataset else None,
-        model_name=name.rstrip("/").rpartition("/")[-1] if points else None,
-        eval_results=[_eval_result(result, point) for point in points] or None,
+        model_name=name.rstrip("/").rpartition("/")[-1] if evaluations else None,
+        eval_results=[_eval_result(one["result"], point) for one in evaluations for point in one["points"]] or None,
     )
     values = {
         "name": name,
         "config": config,
         "decoder": config.get_text_config(),
-        "result": result,
-        "points": points,
-        "has_curve": (folder / CURVE_FILE).exists(),
-        "curve_file": CURVE_FILE,
-        "result_file": RESULT_FILE,
+        "evaluations": evaluations,
         "dataset": dataset,
         "preset": run.get("preset"),
         "preset_text": run.get("preset_text"),
@@ -91,10 +84,27 @@ def is_hub_id(name: str) -> bool:
     return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
 
 
+def _read_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """What in-context evaluations lie in a folder: each with its result, its named points, and its files.
+
+    Raises:
+        ValueError: If one of them is damaged.
+    """
+    evaluations = []
+    for file in sorted(folder.glob(f"{Path(RESULT_FILE).stem}*.json")):
+        result = read_json(file)
+        try:
+            picture = result_files(folder, result["split"])[1]
+            points = _named_points(result)
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"{file} is damaged: evaluate again.") from error
+        shown = picture.name if picture.exists() else None
+        evaluations.append({"result": result, "points": points, "file": file.name, "picture": shown})
+    return evaluations
+
+
 def _named_points(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The named episodes of the learning curve, with the mean over the tasks and its standard error as text."""
-    if not result:
-        return []
     curve = result["episode_return"]
     points = []
     for episode in sorted({min(episode, len(curve["mean"])) for episode in CARD_EPISODES}):

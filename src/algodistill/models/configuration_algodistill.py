@@ -29,7 +29,8 @@ class AlgorithmDistillationConfig(PreTrainedConfig):
             it is told otherwise.
         environment (`str`, *optional*): Id of the environment that the model acts in.
         environment_kwargs (`dict`, *optional*): What else the environment is made with.
-        test_tasks (`list[dict]`, *optional*): Tasks held out from training.
+        test_tasks (`list[dict]` or `dict[str, list[dict]]`, *optional*): Tasks held out from training; by name, where
+            they are drawn from several distributions.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -50,7 +51,7 @@ class AlgorithmDistillationConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     environment: str | None = None
     environment_kwargs: dict[str, Any] | None = None
-    test_tasks: list[dict[str, Any]] | None = None
+    test_tasks: list[dict[str, Any]] | dict[str, list[dict[str, Any]]] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         decoder = {} if self.text_config is None else self.text_config

@@ -1,9 +1,23 @@
 """Source algorithms: reinforcement learning run to be recorded, as batches of independent learners."""
 
+from collections.abc import Callable
+from typing import Any
+
+from .a2c import A2C
+from .bandits import UCB1, ThompsonSampling
+from .dqn import DQN
+from .posterior_sampling import PosteriorSampling
 from .q_learning import TabularQLearning
 
 
-__all__ = ["SOURCES", "TabularQLearning"]
+__all__ = ["A2C", "DQN", "SOURCES", "UCB1", "PosteriorSampling", "TabularQLearning", "ThompsonSampling"]
 
 # The names that presets and histories know the source algorithms by.
-SOURCES = {"q_learning": TabularQLearning}
+SOURCES: dict[str, Callable[..., Any]] = {
+    "a2c": A2C,
+    "dqn": DQN,
+    "posterior_sampling": PosteriorSampling,
+    "q_learning": TabularQLearning,
+    "thompson": ThompsonSampling,
+    "ucb1": UCB1,
+}

@@ -40,7 +40,10 @@ class HistoryArguments:
     )
     split_seed: int = field(default=1, metadata={"help": "Seed of the division of the tasks."})
     train_tasks: int = field(default=1, metadata={"help": "Number of tasks to train on."})
-    validation_tasks: int = field(default=0, metadata={"help": "Number of tasks to tune on; the rest are test tasks."})
+    validation_tasks: int = field(default=0, metadata={"help": "Number of tasks to tune on."})
+    test_tasks: int | None = field(
+        default=None, metadata={"help": "Number of tasks to hold out; by default all that remain."}
+    )
     source: str = field(default="q_learning", metadata={"help": "Source algorithm to record."})
     source_kwargs: JsonMapping = field(
         default_factory=JsonMapping, metadata={"help": "Its settings (a mapping; JSON on the command line)."}

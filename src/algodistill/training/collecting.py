@@ -20,7 +20,7 @@ from datasets.packaged_modules.cache.cache import Cache
 from datasets.packaged_modules.parquet.parquet import Parquet
 from filelock import FileLock
 
-from ..environments import TASK_DISTRIBUTIONS, TaskSplit, split_tasks
+from ..environments import TASK_DISTRIBUTIONS, TaskSplit
 from ..histories import Collection, collect_histories, config_name
 from ..histories.collecting import SHARD_TRANSITIONS, batches
 from ..histories.schema import SPLITS
@@ -109,11 +109,11 @@ def task_split(arguments: HistoryArguments) -> TaskSplit:
         distribution = TASK_DISTRIBUTIONS[arguments.environment](**arguments.environment_kwargs)
     except TypeError as error:
         raise ValueError(f"environment_kwargs do not fit {arguments.environment}: {error}.") from error
-    return split_tasks(
-        distribution.tasks(),
+    return distribution.split(
         split_seed=arguments.split_seed,
         train_tasks=arguments.train_tasks,
         validation_tasks=arguments.validation_tasks,
+        test_tasks=arguments.test_tasks,
     )
 
 
@@ -125,7 +125,7 @@ def make_collection(arguments: HistoryArguments) -> Collection:
         environment_kwargs=arguments.environment_kwargs,
         source=arguments.source,
         source_kwargs=arguments.source_kwargs,
-        tasks={name: tasks for name, tasks in split._asdict().items() if tasks},
+        tasks={name: getattr(split, name) for name in SPLITS if getattr(split, name)},
         learners_per_task=arguments.learners_per_task,
         episodes=arguments.episodes,
         seed=arguments.collect_seed,

@@ -14,8 +14,8 @@ import torch
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..environments import TaskSplit, make_environments
-from ..evaluation import CURVE_FILE, RESULT_FILE, evaluate, load_checkpoint, summary, write_result
+from ..environments import Task, TaskSplit, make_environments
+from ..evaluation import evaluate, load_checkpoint, result_files, summary, write_result
 from ..histories import HistoryWindows, StreamedHistoryWindows
 from ..histories.windows import WrongHistories, check_histories
 from ..histories.writing import whole_file
@@ -135,7 +135,8 @@ def run(argv: Sequence[str], say: Say = print) -> None:
         if training.process_index > 0:
             datasets.disable_progress_bars()
             say = _say_nothing
-        if (experiment.output / RESULT_FILE).exists():
+        split = task_split(experiment.histories)
+        if all(result_files(experiment.output, name)[0].exists() for name in split.tests):
             say(
                 f"{experiment.output} holds a finished run. To start over, delete that folder or give another "
                 "--output_dir."
@@ -144,7 +145,6 @@ def run(argv: Sequence[str], say: Say = print) -> None:
                 push(lambda: publish_finished(experiment), experiment, say)
             return
         check_settings(experiment)
-        split = task_split(experiment.histories)
         source = find_histories(experiment, say)
         set_seed(training.seed)
         model, tokeniser = make_model(experiment, split)
@@ -161,21 +161,24 @@ def run(argv: Sequence[str], say: Say = print) -> None:
         raise WrongInput(str(error)) from error
 
     if trainer.is_world_process_zero():
-        say(f"Evaluation on {len(split.test)} held-out tasks, weights frozen")
-        result = evaluate(
-            trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False),
-            tokeniser,
-            episodes=experiment.evaluation.test_episodes,
-            streams=experiment.evaluation.test_streams,
-            action_selection=experiment.evaluation.action_selection,
-            seed=experiment.evaluation.test_seed,
-            histories=load(experiment, source, "test"),
-            progress=True,
-        )
-        write_result(result, experiment.output)
+        for name, tasks in split.tests.items():
+            say(f"Evaluation on {len(tasks)} held-out tasks ({name}), weights frozen")
+            result = evaluate(
+                trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False),
+                tokeniser,
+                split=name,
+                episodes=experiment.evaluation.test_episodes,
+                streams=experiment.evaluation.test_streams,
+                action_selection=experiment.evaluation.action_selection,
+                seed=experiment.evaluation.test_seed,
+                histories=load(experiment, source, "test"),
+                progress=True,
+            )
+            write_result(result, experiment.output)
+            say(summary(result))
+            say(f"See {result_files(experiment.output, name)[1]}.")
         write_model_card(experiment.output)
-        say(summary(result))
-        say(f"See {experiment.output / CURVE_FILE} for the curve, {experiment.output / CARD_FILE} for the card.")
+        say(f"See {experiment.output / CARD_FILE} for the card.")
     if training.push_to_hub:
         push(trainer.push_to_hub, experiment, say)
 
@@ -310,7 +313,7 @@ def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDisti
         model, tokeniser = load_checkpoint(arguments.model_name_or_path)
         tokeniser.check_spaces(*spaces)
         model.config.environment, model.config.environment_kwargs = histories.environment, histories.environment_kwargs
-        model.config.test_tasks = split.test
+        model.config.test_tasks = named_tests(split)
         return model, tokeniser
     tokeniser = HistoryTokeniser(*spaces, layout=arguments.layout)
     config = AlgorithmDistillationConfig(
@@ -325,7 +328,7 @@ def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDisti
         temperature=arguments.temperature,
         environment=histories.environment,
         environment_kwargs=histories.environment_kwargs,
-        test_tasks=split.test,
+        test_tasks=named_tests(split),
     )
     return AlgorithmDistillationModel(config), tokeniser
 
@@ -339,6 +342,11 @@ def warn_of_short_context(histories: datasets.Dataset | None, context_length: in
             f"Warning: a context of {context_length} steps does not hold two episodes of up to {longest} steps: "
             "nothing can be learnt across episodes."
         )
+
+
+def named_tests(split: TaskSplit) -> list[Task] | dict[str, list[Task]]:
+    """The held-out tasks as a checkpoint's configuration names them."""
+    return split.test if list(split.tests) == ["test"] else split.tests
 
 
 def make_trainer(

@@ -1,0 +1,129 @@
+"""Advantage actor-critic (Mnih et al., 2016), synchronous, as a batch of independent learners."""
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Discrete
+
+from .networks import Features, Networks, clip_gradients
+
+
+class A2C:
+    """Independent actor-critic learners, each with a network of its own and several environments at once.
+
+    Every `rollout` steps, from what a learner's environments have brought:
+
+        delta_t     = r_t + discount * V(s_t+1) - V(s_t)           (no V after a termination)
+        advantage_t = delta_t + discount * gae_lambda * advantage_t+1    (within an episode; Schulman et al., 2016)
+        loss        = -log pi(a_t|s_t) * advantage_t - entropy * H(pi) + value_weight * (V - advantage_t - V_old)^2
+
+    and one step of Adam on it. The environments of a learner are consecutive in all batches; each environment's stream
+    is recorded as a history of its own.
+
+    Args:
+        observation_space (`gymnasium.Space`): What a learner sees of one environment.
+        action_space (`gymnasium.Space`): One environment's actions: Discrete.
+        num_learners (`int`): Number of environments in all, a multiple of `streams`: the leading axis of everything.
+        rng (`numpy.random.Generator`): Source of all randomness.
+        streams (`int`, *optional*, defaults to `8`): Environments of each learner.
+        hidden (`int`, *optional*, defaults to `64`): Width of the two hidden layers.
+        learning_rate (`float`, *optional*, defaults to `0.003`): Step size of Adam.
+        rollout (`int`, *optional*, defaults to `20`): Steps between two updates.
+        discount (`float`, *optional*, defaults to `0.95`): Discount factor.
+        gae_lambda (`float`, *optional*, defaults to `0.95`): Mixture of returns of different lengths.
+        entropy (`float`, *optional*, defaults to `0.01`): Weight of the policy's entropy.
+        value_weight (`float`, *optional*, defaults to `0.5`): Weight of the critic's loss.
+        clip_norm (`float`, *optional*, defaults to `0.5`): Largest norm of a learner's gradient.
+
+    Raises:
+        ValueError: If a space cannot be learnt in, or a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        observation_space: gymnasium.Space,
+        action_space: gymnasium.Space,
+        num_learners: int,
+        rng: np.random.Generator,
+        *,
+        streams: int = 8,
+        hidden: int = 64,
+        learning_rate: float = 0.003,
+        rollout: int = 20,
+        discount: float = 0.95,
+        gae_lambda: float = 0.95,
+        entropy: float = 0.01,
+        value_weight: float = 0.5,
+        clip_norm: float = 0.5,
+    ):
+        if not isinstance(action_space, Discrete):
+            raise ValueError(f"A2C needs Discrete actions, not {action_space}.")
+        if streams < 1 or num_learners % streams:
+            raise ValueError(f"{num_learners} environments cannot be shared out to learners of {streams} each.")
+        self._learners, self._streams, self._rng = num_learners // streams, streams, rng
+        self._first_action, self._num_actions = int(action_space.start), int(action_space.n)
+        self._features = Features(observation_space)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        # The outputs are the logits of the actions, and the value.
+        sizes = [self._features.size, hidden, hidden, self._num_actions + 1]
+        self._networks = Networks(self._learners, sizes, generator, last_scale=0.1)
+        self._parameters = list(self._networks.parameters())
+        self._optimizer = torch.optim.Adam(self._parameters, lr=learning_rate, eps=1e-5)
+        self._rollout, self._discount, self._gae_lambda = rollout, discount, gae_lambda
+        self._entropy, self._value_weight, self._clip_norm = entropy, value_weight, clip_norm
+        self._steps: list[tuple[torch.Tensor, ...]] = []
+
+    def _by_learner(self, vectors: torch.Tensor) -> torch.Tensor:
+        """`(environments, ...)` as `(learners, streams, ...)`."""
+        return vectors.view(self._learners, self._streams, *vectors.shape[1:])
+
+    @torch.no_grad()
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Draw one action an environment, shape `(environments,)`, for observations of shape `(environments, ...)`."""
+        self._seen = self._by_learner(self._features(observations))
+        logits = self._networks(self._seen)[..., : self._num_actions].reshape(-1, self._num_actions).numpy()
+        # The largest of the logits with Gumbel noise is a draw from their softmax.
+        noise = -np.log(self._rng.exponential(size=logits.shape))
+        return (logits + noise).argmax(axis=1) + self._first_action
+
+    def learn(
+        self,
+        observations: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        next_observations: np.ndarray,
+        terminations: np.ndarray,
+        truncations: np.ndarray,
+    ) -> None:
+        """Keep one step of every environment; update the networks when a rollout is complete."""
+        reached = self._by_learner(self._features(next_observations))
+        step = (actions - self._first_action, rewards.astype(np.float32), terminations, terminations | truncations)
+        self._steps.append((self._seen, reached, *(self._by_learner(torch.from_numpy(values)) for values in step)))
+        if len(self._steps) == self._rollout:
+            self._update()
+            self._steps = []
+
+    def _update(self) -> None:
+        seen, reached, actions, rewards, terminations, dones = (
+            torch.stack(parts, dim=1) for parts in zip(*self._steps, strict=True)
+        )  # each (learners, rollout, streams, ...)
+        outputs = self._networks(seen.flatten(1, 2)).unflatten(1, (self._rollout, self._streams))
+        log_policy, values = outputs[..., : self._num_actions].log_softmax(dim=-1), outputs[..., -1]
+        with torch.no_grad():
+            next_values = self._networks(reached.flatten(1, 2))[..., -1].unflatten(1, (self._rollout, self._streams))
+            deltas = rewards + self._discount * next_values * ~terminations - values
+            advantages = torch.zeros_like(deltas)
+            advantage = torch.zeros_like(deltas[:, 0])
+            for time in reversed(range(self._rollout)):
+                decay = self._discount * self._gae_lambda * ~dones[:, time]
+                advantage = deltas[:, time] + decay * advantage
+                advantages[:, time] = advantage
+            targets = advantages + values
+        chosen = log_policy.gather(-1, actions[..., None])[..., 0]
+        entropy = -(log_policy.exp() * log_policy).sum(dim=-1)
+        loss = -chosen * advantages - self._entropy * entropy + self._value_weight * (values - targets).square()
+        self._optimizer.zero_grad()
+        # The mean over a learner's steps, and the sum over learners: none's gradient depends on another.
+        loss.mean(dim=(1, 2)).sum().backward()
+        clip_gradients(self._parameters, self._clip_norm)
+        self._optimizer.step()

@@ -1,0 +1,83 @@
+"""Networks of many independent learners at once: a leading axis holds one small network each."""
+
+from collections.abc import Sequence
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+
+
+class Features:
+    """Turns observations into vectors: discrete dimensions one-hot, bounded numbers scaled to [-1, 1], others as they
+    are.
+
+    Args:
+        space (`gymnasium.Space`): One environment's observations: Discrete, MultiDiscrete, MultiBinary or Box.
+
+    Raises:
+        ValueError: If the space is another.
+    """
+
+    def __init__(self, space: gymnasium.Space):
+        self._is_discrete = not isinstance(space, Box)
+        if isinstance(space, Box):
+            bounded = space.bounded_below & space.bounded_above
+            low, high = np.where(bounded, space.low, -1).ravel(), np.where(bounded, space.high, 1).ravel()
+            self._centre, self._half = (low + high) / 2, np.maximum((high - low) / 2, 1e-8)
+            self.size = int(np.prod(space.shape))
+            return
+        if isinstance(space, Discrete):
+            sizes, starts = np.array([space.n]), np.array([space.start])
+        elif isinstance(space, MultiDiscrete):
+            sizes, starts = space.nvec.ravel(), space.start.ravel()
+        elif isinstance(space, MultiBinary):
+            sizes, starts = np.full(int(np.prod(space.shape)), 2), np.zeros(1, dtype=np.int64)
+        else:
+            raise ValueError(f"Observations of {space} cannot be learnt from: expected numbers, or a vector of them.")
+        # Where the ones of each dimension begin.
+        self._offsets = np.cumsum(sizes) - sizes - starts
+        self.size = int(sizes.sum())
+
+    def __call__(self, observations: np.ndarray) -> torch.Tensor:
+        """Observations `(n, ...)` as vectors `(n, size)`."""
+        flat = observations.reshape(len(observations), -1)
+        if not self._is_discrete:
+            return torch.from_numpy(((flat - self._centre) / self._half).astype(np.float32))
+        vectors = torch.zeros(len(flat), self.size)
+        return vectors.scatter_(1, torch.from_numpy(flat.astype(np.int64) + self._offsets), 1.0)
+
+
+class Networks(torch.nn.Module):
+    """One multilayer perceptron a learner, all of the same shape, with tanh between the layers.
+
+    Args:
+        learners (`int`): Number of learners.
+        sizes (`Sequence[int]`): Width of the input, of each hidden layer, and of the output.
+        generator (`torch.Generator`): Draws the initial weights.
+        last_scale (`float`, *optional*, defaults to `1.0`): Scale of the last layer's initial weights.
+    """
+
+    def __init__(self, learners: int, sizes: Sequence[int], generator: torch.Generator, last_scale: float = 1.0):
+        super().__init__()
+        self.weights, self.biases = torch.nn.ParameterList(), torch.nn.ParameterList()
+        for layer, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            scale = (last_scale if layer == len(sizes) - 2 else 1.0) / inputs**0.5
+            self.weights.append(scale * torch.randn(learners, inputs, outputs, generator=generator))
+            self.biases.append(torch.zeros(learners, 1, outputs))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Outputs `(learners, batch, outputs)` for inputs `(learners, batch, inputs)`."""
+        hidden = inputs
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            hidden = torch.baddbmm(bias, hidden if layer == 0 else torch.tanh(hidden), weight)
+        return hidden
+
+
+def clip_gradients(parameters: Sequence[torch.nn.Parameter], norm: float) -> None:
+    """Scale each learner's gradient down to at most this norm, whatever the other learners' are."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    squares = sum(gradient.flatten(1).square().sum(dim=1) for gradient in gradients)
+    scales = (norm / (torch.as_tensor(squares).sqrt() + 1e-6)).clamp(max=1)
+    for gradient in gradients:
+        gradient.mul_(scales[:, None, None])
