@@ -36,6 +36,7 @@ from algodistill.histories import Collection, StreamedHistoryWindows, collect_hi
 from algodistill.histories import spaces as recorded
 from algodistill.histories.schema import STEP_COLUMNS, history_table, step_columns
 from algodistill.histories.writing import flat_columns
+from algodistill.hub import write_dataset_card
 from algodistill.models import AlgorithmDistillationConfig, AlgorithmDistillationModel
 from algodistill.models import spaces_algodistill as described
 from algodistill.sources import SOURCES
@@ -917,6 +918,20 @@ def test_nested_observations_are_collected_as_they_happened(tmp_path, monkeypatc
             assert reached["clock"][0][index] == step % 5 + 1
             assert truncations[index] == (step % 5 == 4)
             assert row["rewards"][step] == np.float32(rewards[index])
+
+
+def test_the_card_of_nested_histories_tells_every_column(tmp_path):
+    with HistoryWriter(tmp_path, NESTED, TORQUE, environment="E-v0", algorithm="test") as writer:
+        steps = {**numbered(NESTED, 9, 0), "actions": random_elements(TORQUE, (9,), np.random.default_rng(0))}
+        steps["terminations"][-1] = True
+        writer.write(tasks=[{}], seeds=[0], lengths=[9], steps=steps)
+    write_dataset_card(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    for row in (
+        "`observations.arm.0` | float32 | (steps, 4) | what the learner saw",
+        "`actions` | float32 | (steps, 2)",
+    ):
+        assert row in card
 
 
 @pytest.mark.parametrize("options", [{}, {"observation_bins": 9, "action_bins": 5, "action_binning": "mu_law"}])

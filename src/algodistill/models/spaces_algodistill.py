@@ -105,6 +105,8 @@ def leaves(space: Mapping[str, Any], value: Any, name: str = "observations") -> 
     Raises:
         ValueError: If the value has other parts than the space.
     """
+    if space["type"] not in NESTED and not isinstance(value, Mapping):
+        return {"": value}
     paths = leaf_spaces(space)
     if isinstance(value, Mapping) and set(value) == set(paths):
         return {path: value[path] for path in paths}

@@ -132,6 +132,9 @@ class HistoryTokeniser(FeatureExtractionMixin):
         self.reward_scale = float(reward_scale)
         self._leaves = leaf_spaces(self.observation_space)
         self._bins = ActionBins(self.action_space, action_bins, action_binning) if self._acts_in_a_box else None
+        self._observation_offsets = _offsets(np.asarray(self.observation_sizes, dtype=np.int64))
+        # Every action dimension has one id more, "no action".
+        self._action_offsets = _offsets(np.asarray(self.action_sizes) + 1)
         self._set_statistics(observation_mean, observation_std, observation_low, observation_high)
 
     @property
@@ -307,17 +310,20 @@ class HistoryTokeniser(FeatureExtractionMixin):
         if self.reward_scale != 1:
             previous_rewards = previous_rewards / np.float32(self.reward_scale)
         encoded = {
-            "observations": torch.from_numpy(ids + _offsets(np.asarray(self.observation_sizes, dtype=np.int64))),
-            "previous_actions": torch.from_numpy(actions + _offsets(np.asarray(self.action_sizes) + 1)),
+            "observations": torch.from_numpy(ids + self._observation_offsets),
+            "previous_actions": torch.from_numpy(actions + self._action_offsets),
             "previous_rewards": torch.from_numpy(previous_rewards),
             "episode_starts": torch.from_numpy(np.asarray(episode_starts).astype(np.int64)),
         }
-        if self.observation_numbers:
+        if values is not None:
             encoded["observation_values"] = torch.from_numpy(values)
         return encoded
 
-    def _encode_observations(self, observations: Mapping[str, Any], leading: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices counted from 0 `(*leading axes, dimensions)`, and normalised float32 `(*leading axes, numbers)`."""
+    def _encode_observations(
+        self, observations: Mapping[str, Any], leading: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Indices counted from 0 `(*leading axes, dimensions)`, and what is continuous, normalised, as float32
+        `(*leading axes, numbers)`, or `None` if nothing is."""
         ids: list[np.ndarray] = []
         values: list[np.ndarray] = []
         first = 0
@@ -343,7 +349,7 @@ class HistoryTokeniser(FeatureExtractionMixin):
             ids.append(np.clip(bins, 0, self.observation_bins - 1).astype(np.int64))
         if not ids:
             ids = [np.zeros((*values[0].shape[:-1], 0), dtype=np.int64)]
-        return np.concatenate(ids, axis=-1), np.concatenate(values, axis=-1) if values else np.zeros(0, np.float32)
+        return np.concatenate(ids, axis=-1), np.concatenate(values, axis=-1) if values else None
 
     def _encode_actions(self, actions: Any, leading: int) -> np.ndarray:
         """Indices of actions, counted from 0, shape `(*leading axes, action dimensions)`."""
