@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from commands import write_preset
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
@@ -633,6 +634,38 @@ def test_every_parameter_gets_a_gradient(kind):
         assert model.embedding.observation_values.weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("options", [{}, {"observation_bins": 16}], ids=["numbers", "bins"])
+def test_what_continuous_observations_say_is_learnt(options):
+    space = Dict({"x": Box(-np.inf, np.inf, (2,), dtype=np.float64), "side": Discrete(2)})
+
+    def window(seed: int) -> dict[str, Any]:
+        """Which of two numbers, of very different sizes, an action follows is said by the third part."""
+        rng = np.random.default_rng(seed)
+        x, side = rng.normal(size=(16, 2)), rng.integers(2, size=16)
+        followed = x[np.arange(16), side][:, None] / 2
+        return {
+            "observations": {"x": x * [1000, 0.01] + [5000, 0], "side": side},
+            "actions": followed.clip(-1, 1).astype(np.float32),
+            "rewards": rng.normal(size=16) * 100,
+            "episode_starts": np.zeros(16, dtype=bool),
+        }
+
+    windows = [window(seed) for seed in range(300)]
+    tokeniser = HistoryTokeniser(space, Box(-1, 1, (1,)), action_bins=9, **options).fit(windows)
+    model = tiny_model(tokeniser, context_length=16).train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    rng, losses = np.random.default_rng(0), []
+    for _ in range(100):
+        loss = model(**tokeniser([windows[index] for index in rng.integers(250, size=16)])).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    with torch.no_grad():
+        unseen = model.eval()(**tokeniser(windows[250:])).loss.item()
+    assert losses[0] > 2 and unseen < 1  # ln 9 = 2.2
+
+
 # ---- acting
 
 
@@ -936,8 +969,6 @@ def test_the_card_of_nested_histories_tells_every_column(tmp_path):
 
 @pytest.mark.parametrize("options", [{}, {"observation_bins": 9, "action_bins": 5, "action_binning": "mu_law"}])
 def test_the_main_job_distils_a_continuous_environment(options, tmp_path, monkeypatch):
-    from commands import write_preset
-
     monkeypatch.setitem(SOURCES, "pushes", RandomPushes)
     monkeypatch.setitem(TASK_DISTRIBUTIONS, REACH, ReachTasks)
     monkeypatch.chdir(tmp_path)
@@ -954,6 +985,20 @@ def test_the_main_job_distils_a_continuous_environment(options, tmp_path, monkey
         assert 500 < tokeniser.observation_std[0] < 2000
     result = json.loads((tmp_path / "runs" / "reach" / "in_context_evaluation.json").read_text())
     assert max(result["episode_return"]["mean"]) < -100
+
+
+def test_training_from_a_checkpoint_keeps_its_statistics(tmp_path, monkeypatch):
+    monkeypatch.setitem(SOURCES, "pushes", RandomPushes)
+    monkeypatch.setitem(TASK_DISTRIBUTIONS, REACH, ReachTasks)
+    monkeypatch.chdir(tmp_path)
+    tokeniser = HistoryTokeniser(ReachEnv.observation_space, ReachEnv.action_space, reward_scale=7.0, action_bins=3)
+    save(tiny_model(tokeniser), tokeniser, tmp_path / "first")
+    preset = {"environment": REACH, "environment_kwargs": {}, "source": "pushes", "source_kwargs": {}}
+    write_preset(tmp_path, "reach", **preset, max_steps=1, model_name_or_path="first")
+    job.run(["--config", "reach.yaml", "--use_cpu"], say=lambda message: None)
+    _, continued = load_checkpoint(tmp_path / "runs" / "reach")
+    assert continued.reward_scale == 7 and continued.action_bins == 3
+    assert continued.observation_mean == tokeniser.observation_mean == [0, 0]
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
