@@ -114,7 +114,7 @@ def check_action_space(space: gymnasium.Space) -> None:
     if isinstance(space, Box) and not space.is_bounded():
         raise ValueError(
             f"Histories with actions of {space} cannot be recorded: a Box of actions is divided into bins between "
-            "its bounds, expected finite ones (gymnasium.wrappers.RescaleAction gives an environment such)."
+            "its bounds, expected finite ones (gymnasium.wrappers.TransformAction can set them)."
         )
 
 

@@ -233,7 +233,7 @@ def check_action_space(space: Mapping[str, Any], shown: Any) -> None:
     if space["type"] == "Box" and not np.isfinite(np.concatenate(bounds_of(space))).all():
         raise ValueError(
             f"Actions of the space {shown} cannot be tokenised: a Box of actions is divided into bins between its "
-            "bounds, expected finite ones (gymnasium.wrappers.RescaleAction gives an environment such)."
+            "bounds, expected finite ones (gymnasium.wrappers.TransformAction can set them)."
         )
 
 
