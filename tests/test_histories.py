@@ -142,6 +142,10 @@ def test_columns_and_types_of_a_collected_folder(collected):
         (MultiDiscrete([[2, 3, 4], [5, 6, 7]]), "uint8", 6),
         (MultiDiscrete([2, 2], start=[-1, 127]), "int16", 2),
         (MultiBinary(4), "uint8", 4),
+        (Box(-1, 1, (2, 3)), "float32", 6),
+        (Box(-1, 1, (), dtype=np.float64), "float32", None),
+        (Box(0, 255, (4, 4, 3), dtype=np.uint8), "uint8", 48),
+        (Box(-1, 300, (1,), dtype=np.int64), "int16", 1),
     ],
 )
 def test_smallest_type_that_holds_a_space(space, dtype, width):
@@ -151,11 +155,6 @@ def test_smallest_type_that_holds_a_space(space, dtype, width):
     assert features["observations"] == expected
     assert features["actions"] == datasets.List(datasets.Value("uint8"))
     assert history_features(Discrete(2), space)["actions"] == expected
-
-
-def test_continuous_space_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"Box\(0.0, 1.0"):
-        history_features(Box(0, 1, (2,)), Discrete(2))
 
 
 # Collecting

@@ -418,6 +418,7 @@ def test_a_checkpoint_holds_its_code_and_no_vocabulary(tmp_path):
         "modeling_algodistill.py",
         "tokenisation_algodistill.py",
         "agent_algodistill.py",
+        "spaces_algodistill.py",
     }
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == "algodistill" and config["text_config"]["vocab_size"] == 1

@@ -1,4 +1,5 @@
 import json
+import re
 
 import gymnasium
 import numpy as np
@@ -12,6 +13,7 @@ from tiny import one_hot_logits, random_elements, random_window, slice_window, s
 from transformers import AutoFeatureExtractor, AutoProcessor
 
 import algodistill  # noqa: F401  (registers the tokeniser with the Auto classes)
+from algodistill.histories.schema import history_features
 from algodistill.models import HistoryTokeniser
 
 
@@ -373,23 +375,39 @@ def test_windows_that_do_not_fit_the_spaces_are_refused(observation_space, actio
         assert name in str(error.value)
 
 
+TEXT = spaces.Text(5)
 UNSUPPORTED_SPACES = {
-    "Box": spaces.Box(-1, 1, (3,)),
-    "Box of whole numbers": spaces.Box(0, 3, (2,), dtype=np.int64),
-    "Dict": spaces.Dict({"position": Discrete(3)}),
-    "Tuple": spaces.Tuple([Discrete(3), Discrete(2)]),
-    "Text": spaces.Text(5),
-    "Sequence": spaces.Sequence(Discrete(3)),
+    # name: (space, what the message names beside it)
+    "Text": (TEXT, "MultiDiscrete"),
+    "Sequence": (spaces.Sequence(Discrete(3)), "MultiDiscrete"),
+    "Graph": (spaces.Graph(Discrete(3), None), "MultiDiscrete"),
+    "Dict with a Text": (spaces.Dict({"a": Discrete(3), "b": spaces.Tuple([Discrete(2), TEXT])}), "'b.1' is Text"),
+    "empty Dict": (spaces.Dict({}), "no part"),
+    "empty Tuple inside": (spaces.Dict({"a": spaces.Tuple([])}), "'a' is Tuple.*no part"),
+    "name with a dot": (spaces.Dict({"a.b": Discrete(2)}), r"'a\.b'.*without '\.'"),
+    "Box of nothing": (spaces.Box(0, 1, (3, 0)), "no number"),
+}
+UNSUPPORTED_ACTION_SPACES = {
+    **UNSUPPORTED_SPACES,
+    "Dict": (spaces.Dict({"position": Discrete(3)}), "bounded Box"),
+    "Tuple": (spaces.Tuple([Discrete(3), Discrete(2)]), "bounded Box"),
+    "Box without bounds": (spaces.Box(-np.inf, np.inf, (3,)), "finite"),
+    "Box with one bound": (spaces.Box(np.array([0, -np.inf]), np.array([np.inf, 1.0])), "finite"),
 }
 
 
-@pytest.mark.parametrize("space", UNSUPPORTED_SPACES.values(), ids=UNSUPPORTED_SPACES)
-def test_spaces_that_cannot_be_tokenised_are_refused(space):
-    for arguments in ((space, Discrete(2)), (Discrete(2), space)):
-        with pytest.raises(ValueError) as error:
-            HistoryTokeniser(*arguments)
-        assert str(space) in str(error.value)
-        assert "MultiDiscrete" in str(error.value)
+@pytest.mark.parametrize(("space", "named"), UNSUPPORTED_SPACES.values(), ids=UNSUPPORTED_SPACES)
+def test_observation_spaces_that_cannot_be_tokenised_are_refused(space, named):
+    for refuses in (lambda: HistoryTokeniser(space, Discrete(2)), lambda: history_features(space, Discrete(2))):
+        with pytest.raises(ValueError, match=f"{re.escape(str(space))}.*{named}"):
+            refuses()
+
+
+@pytest.mark.parametrize(("space", "named"), UNSUPPORTED_ACTION_SPACES.values(), ids=UNSUPPORTED_ACTION_SPACES)
+def test_action_spaces_that_cannot_be_tokenised_are_refused(space, named):
+    for refuses in (lambda: HistoryTokeniser(Discrete(2), space), lambda: history_features(Discrete(2), space)):
+        with pytest.raises(ValueError, match=f"{re.escape(str(space))}.*{named}"):
+            refuses()
 
 
 @every_space

@@ -1,13 +1,14 @@
 """Tiny models, tokenisers, windows and an environment that the tests share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 
+from algodistill.histories.spaces import leaf_spaces, leaves
 from algodistill.models import AlgorithmDistillationConfig, AlgorithmDistillationModel, HistoryTokeniser
 
 
@@ -93,6 +94,7 @@ def tiny_model(
         AlgorithmDistillationConfig(
             text_config=DECODERS[decoder],
             observation_sizes=tokeniser.observation_sizes,
+            observation_numbers=tokeniser.observation_numbers,
             action_sizes=tokeniser.action_sizes,
             layout=tokeniser.layout,
             context_length=context_length,
@@ -106,13 +108,39 @@ def space_dimensions(space: gymnasium.Space) -> int:
     return int(np.prod(space.shape, dtype=int))
 
 
-def random_elements(space: gymnasium.Space, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Elements of a discrete space, drawn without the space's own generator, `(*shape, *element shape)`."""
+def random_elements(space: gymnasium.Space, shape: tuple[int, ...], rng: np.random.Generator) -> Any:
+    """Elements of a space, drawn without the space's own generator, `(*shape, *element shape)`.
+
+    Those of a Dict or Tuple are a dict or tuple of arrays, as vector environments give them.
+    """
+    if isinstance(space, Dict):
+        return {name: random_elements(part, shape, rng) for name, part in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(random_elements(part, shape, rng) for part in space.spaces)
+    if isinstance(space, Box):
+        low, high = (np.nan_to_num(np.clip(bound, -9, 9).astype(float)) for bound in (space.low, space.high))
+        if space.dtype.kind != "f":
+            return rng.integers(low.astype(int), high.astype(int) + 1, (*shape, *space.shape)).astype(space.dtype)
+        return rng.uniform(low, high, (*shape, *space.shape)).astype(space.dtype)
     if isinstance(space, Discrete):
         return rng.integers(space.start, space.start + space.n, shape)
     if isinstance(space, MultiDiscrete):
         return rng.integers(space.start, space.start + space.nvec, (*shape, *space.shape))
     return rng.integers(2, size=(*shape, *space.shape)).astype(np.int8)
+
+
+def map_leaves(function: Callable[..., Any], *structures: Any) -> Any:
+    """A nested observation whose leaves are what a function makes of those of others that are nested likewise."""
+    if isinstance(structures[0], Mapping):
+        return {name: map_leaves(function, *(part[name] for part in structures)) for name in structures[0]}
+    if isinstance(structures[0], tuple):
+        return tuple(map_leaves(function, *parts) for parts in zip(*structures, strict=True))
+    return function(*structures)
+
+
+def stack(elements: Sequence[Any]) -> Any:
+    """Observations one after the other, `(len(elements), ...)` in every leaf."""
+    return map_leaves(lambda *values: np.array(values), *elements)
 
 
 def random_window(
@@ -128,8 +156,9 @@ def random_window(
     episode_starts = rng.random(steps) < 0.25
     episode_starts[0] |= history_start
     previous = random_elements(action_space, (), rng)
+    observations = leaves(observation_space, random_elements(observation_space, (steps,), rng))
     return {
-        "observations": random_elements(observation_space, (steps,), rng),
+        "observations": observations[""] if "" in leaf_spaces(observation_space) else observations,
         "actions": random_elements(action_space, (steps,), rng),
         "rewards": rng.normal(size=steps).astype(np.float32),
         "episode_starts": episode_starts,
@@ -144,7 +173,7 @@ def slice_window(window: Mapping[str, np.ndarray], start: int, stop: int) -> dic
     """The steps from `start` to `stop` of a window, as a window of their own."""
     part = dict(window)
     for name in ("observations", "actions", "rewards", "episode_starts"):
-        part[name] = window[name][start:stop]
+        part[name] = map_leaves(lambda values: values[start:stop], window[name])
     if start:
         part["previous_action"], part["previous_reward"] = window["actions"][start - 1], window["rewards"][start - 1]
         part["history_start"] = np.bool_(False)
@@ -176,7 +205,7 @@ class NaiveContext:
         blank = self.tokeniser.decode(torch.zeros(1, sum(self.tokeniser.action_sizes)))[0]
         before = self.transitions[self.first - 1] if self.first else (None, blank, 0.0, False)
         return {
-            "observations": np.array([step[0] for step in context] + [observation]),
+            "observations": stack([step[0] for step in context] + [observation]),
             "actions": np.array([step[1] for step in context] + [blank]),
             "rewards": np.array([step[2] for step in context] + [0.0], dtype=np.float32),
             "episode_starts": np.array([step[3] for step in context] + [self.starts_episode]),

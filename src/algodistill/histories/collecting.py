@@ -12,8 +12,9 @@ from tqdm.auto import tqdm
 
 from ..environments import TASK_DISTRIBUTIONS, Task, make_environments
 from ..sources import SOURCES
-from .schema import STEP_COLUMNS, history_table, smallest_dtype, task_json
-from .writing import shard_path, write_shard
+from .schema import history_table, step_columns, task_json
+from .spaces import leaf_column, leaf_spaces, smallest_dtype
+from .writing import flat_columns, shard_path, write_shard
 
 
 # Transitions that one batch of learners holds in memory before they are written as one shard.
@@ -158,8 +159,12 @@ class _Recording:
     """The transitions of a batch of learners, time first, in blocks that are added as they run."""
 
     def __init__(self, learners: int, observation_space: gymnasium.Space, action_space: gymnasium.Space):
+        self._observation_space = observation_space
         self._kinds: dict[str, tuple[tuple[int, ...], Any]] = {
-            "observations": ((learners, *(observation_space.shape or ())), smallest_dtype(observation_space)),
+            **{
+                leaf_column("observations", path): ((learners, *(leaf.shape or ())), smallest_dtype(leaf))
+                for path, leaf in leaf_spaces(observation_space).items()
+            },
             "actions": ((learners, *(action_space.shape or ())), smallest_dtype(action_space)),
             "rewards": ((learners,), np.float32),
             "terminations": ((learners,), np.bool_),
@@ -168,13 +173,14 @@ class _Recording:
         self._blocks: list[dict[str, np.ndarray]] = []
         self._steps = 0
 
-    def append(self, *values: np.ndarray) -> None:
+    def append(self, **values: Any) -> None:
+        """Add one step of all learners: the `STEP_COLUMNS`, observations as the environments give them."""
         step = self._steps % BLOCK_STEPS
         if step == 0:
             self._blocks.append(
                 {name: np.empty((BLOCK_STEPS, *shape), dtype) for name, (shape, dtype) in self._kinds.items()}
             )
-        for name, value in zip(STEP_COLUMNS, values, strict=True):
+        for name, value in flat_columns(self._observation_space, values).items():
             self._blocks[-1][name][step] = value
         self._steps += 1
 
@@ -183,6 +189,24 @@ class _Recording:
         by_time = np.concatenate([block[column] for block in self._blocks])[: self._steps]
         by_learner = np.ascontiguousarray(by_time.swapaxes(0, 1))
         return by_learner[np.arange(self._steps) < lengths[:, None]]
+
+
+def _replaced(observations: Any, mask: np.ndarray, others: Any) -> Any:
+    """Observations of many environments, those in the mask replaced by others.
+
+    The others are a list of observations, one for each environment in the mask; or they are nested as `observations`
+    are, with those of all environments in every leaf.
+    """
+    if not isinstance(observations, Mapping | tuple):
+        replaced = observations.copy()
+        replaced[mask] = np.stack(others) if isinstance(others, list) else others[mask]
+        return replaced
+    parts = observations if isinstance(observations, Mapping) else dict(enumerate(observations))
+    of_parts = {
+        name: [other[name] for other in others] if isinstance(others, list) else others[name] for name in parts
+    }
+    replaced = {name: _replaced(part, mask, of_parts[name]) for name, part in parts.items()}
+    return replaced if isinstance(observations, Mapping) else tuple(replaced.values())
 
 
 def run_learners(collection: Collection, batch: Batch, bar: tqdm) -> Any:
@@ -208,11 +232,16 @@ def run_learners(collection: Collection, batch: Batch, bar: tqdm) -> Any:
         reached = next_seen
         if dones.any():
             # The observation that an episode ended with is learnt from, but the record goes on with the next episode.
-            reached = next_seen.copy()
             final = infos.get("final_info", {}).get("source_observations", infos["final_obs"])
-            reached[dones] = np.stack(final[dones])
+            reached = _replaced(next_seen, dones, final if isinstance(final, Mapping | tuple) else list(final[dones]))
         learners.learn(seen, actions, rewards, reached, terminations, truncations)
-        recording.append(observations, actions, rewards, terminations, truncations)
+        recording.append(
+            observations=observations,
+            actions=actions,
+            rewards=rewards,
+            terminations=terminations,
+            truncations=truncations,
+        )
         observations, seen = next_observations, next_seen
         lengths += running
         finished = dones & running
@@ -221,7 +250,7 @@ def run_learners(collection: Collection, batch: Batch, bar: tqdm) -> Any:
             bar.update(int(finished.sum()))
     envs.close()
 
-    steps = {column: recording.end_to_end(column, lengths) for column in STEP_COLUMNS}
+    steps = {column: recording.end_to_end(column, lengths) for column in step_columns(observation_space)}
     descriptions = [
         {
             "id": f"{batch.split}-{batch.first_learner + index:07d}",

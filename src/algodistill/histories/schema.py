@@ -2,16 +2,16 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
 import gymnasium
 import numpy as np
 import pyarrow as pa
-from gymnasium.spaces import Discrete, MultiBinary, MultiDiscrete
 
 from ..environments import Task
+from .spaces import SEPARATOR, check_action_space, leaf_column, leaf_spaces, smallest_dtype, space_bounds, space_width
 
 
 # One row is everything that one learner did, in order. `description` columns say whose history it is, `step` columns
@@ -41,40 +41,26 @@ def config_name(environment: str) -> str:
     return _SPLIT_WORDS.sub(lambda match: match.group().capitalize(), name)
 
 
-def space_bounds(space: gymnasium.Space) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest and the largest element of a discrete space, of the space's shape.
-
-    Raises:
-        ValueError: If the space is neither Discrete, MultiDiscrete nor MultiBinary.
-    """
-    if isinstance(space, Discrete):
-        return np.asarray(space.start), np.asarray(space.start + space.n - 1)
-    if isinstance(space, MultiDiscrete):
-        return space.start, space.start + space.nvec - 1
-    if isinstance(space, MultiBinary):
-        return np.zeros(space.shape, np.int64), np.ones(space.shape, np.int64)
-    raise ValueError(
-        f"Histories of {space} cannot be recorded: expected a Discrete, MultiDiscrete or MultiBinary space."
-    )
+def step_columns(observation_space: gymnasium.Space) -> tuple[str, ...]:
+    """The columns with one entry a transition: the `STEP_COLUMNS`, or one for each leaf of nested observations."""
+    columns = [leaf_column("observations", path) for path in leaf_spaces(observation_space)]
+    return (*columns, *STEP_COLUMNS[1:])
 
 
-def smallest_dtype(space: gymnasium.Space) -> np.dtype:
-    """The smallest integer type that holds every element of a discrete space."""
-    low, high = space_bounds(space)
-    for name in ("uint8", "int8", "uint16", "int16", "uint32", "int32"):
-        limits = np.iinfo(name)
-        if limits.min <= low.min() and high.max() <= limits.max:
-            return np.dtype(name)
-    return np.dtype("int64")
-
-
-def space_width(space: gymnasium.Space) -> int | None:
-    """Numbers in one element of the space; `None` for a scalar."""
-    return int(np.prod(space.shape)) if space.shape else None
+def observation_columns(columns: Iterable[str]) -> list[str]:
+    """Those of a dataset's columns that hold observations."""
+    return [name for name in columns if name == "observations" or name.startswith(f"observations{SEPARATOR}")]
 
 
 def history_features(observation_space: gymnasium.Space, action_space: gymnasium.Space) -> datasets.Features:
-    """The typed columns of histories of an environment with these spaces."""
+    """The typed columns of histories of an environment with these spaces.
+
+    Dict and Tuple observations have a column for each leaf, such as `observations.position`.
+
+    Raises:
+        ValueError: If histories of a space cannot be recorded.
+    """
+    check_action_space(action_space)
 
     def steps(space: gymnasium.Space) -> Any:
         dtype, width = smallest_dtype(space).name, space_width(space)
@@ -87,7 +73,9 @@ def history_features(observation_space: gymnasium.Space, action_space: gymnasium
             "environment": datasets.Value("string"),
             "algorithm": datasets.Value("string"),
             "seed": datasets.Value("int64"),
-            "observations": steps(observation_space),
+            **{
+                leaf_column("observations", path): steps(leaf) for path, leaf in leaf_spaces(observation_space).items()
+            },
             "actions": steps(action_space),
             "rewards": datasets.List(datasets.Value("float32")),
             "terminations": datasets.List(datasets.Value("bool")),
@@ -117,8 +105,8 @@ def history_table(
         action_space (`gymnasium.Space`): One environment's actions.
         descriptions (`Sequence[Mapping]`): For each history, its `DESCRIPTION_COLUMNS`.
         lengths (`np.ndarray`): Transitions in each history, at least one, shape `(histories,)`.
-        steps (`Mapping[str, np.ndarray]`): The `STEP_COLUMNS`, each with the transitions of all histories end to end
-            along the first axis.
+        steps (`Mapping[str, np.ndarray]`): The [`step_columns`], each with the transitions of all histories end to
+            end along the first axis.
 
     Raises:
         ValueError: If a column is missing, or its shape or values do not fit; the message names it.
@@ -127,18 +115,22 @@ def history_table(
         raise ValueError(f"{len(descriptions)} histories have the lengths {lengths}: expected one each, at least 1.")
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    spaces = {"observations": observation_space, "actions": action_space}
-    for column in STEP_COLUMNS:
-        _check_steps(column, steps, total, spaces.get(column))
+    features = history_features(observation_space, action_space)
+    spaces = {leaf_column("observations", path): leaf for path, leaf in leaf_spaces(observation_space).items()}
+    spaces["actions"] = action_space
+    columns = step_columns(observation_space)
+    for column in columns:
+        if column not in steps:
+            raise ValueError(f"The histories lack the column {column!r}: expected {list(columns)}.")
+        _check_steps(column, steps[column], total, spaces.get(column))
     dones = steps["terminations"].astype(bool) | steps["truncations"].astype(bool)
     episodes = _episode_columns(ends, steps["rewards"], dones)
 
-    features = history_features(observation_space, action_space)
     offsets = pa.array(np.append(0, ends), pa.int32())
     arrays: dict[str, pa.Array] = {}
     for column in DESCRIPTION_COLUMNS:
         arrays[column] = pa.array([description[column] for description in descriptions], features[column].pa_type)
-    for column in STEP_COLUMNS:
+    for column in columns:
         feature = features[column]
         if isinstance(feature, datasets.Array2D):
             width = feature.shape[1]
@@ -153,20 +145,24 @@ def history_table(
     return pa.Table.from_arrays([arrays[column] for column in features], schema=features.arrow_schema)
 
 
-def _check_steps(column: str, steps: Mapping[str, np.ndarray], total: int, space: gymnasium.Space | None) -> None:
+def _check_steps(column: str, values: np.ndarray, total: int, space: gymnasium.Space | None) -> None:
     """Arrow takes wrong widths and the storage type wrong values without a word, so they are checked here."""
-    if column not in steps:
-        raise ValueError(f"The histories lack the column {column!r}: expected {list(STEP_COLUMNS)}.")
-    values = steps[column]
     expected = (total, *((space.shape or ()) if space is not None else ()))
     if values.shape != expected:
         raise ValueError(f"{column} have the shape {values.shape}, expected {expected} for {total} transitions.")
-    if space is None:
-        if not np.isfinite(values).all():
-            raise ValueError(f"{column} hold values that are not finite numbers.")
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{column} have the type {values.dtype}: expected numbers.")
+    if space is None or smallest_dtype(space).kind == "f":
+        # Real numbers are stored in half their usual size, where large ones become infinite.
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(values.astype(np.float32, copy=False))
+        if not finite.all():
+            raise ValueError(f"{column} hold {values[~finite][0]}: expected finite numbers, which fit into float32.")
         return
     low, high = space_bounds(space)
     wrong = (values < low) | (values > high) | (values != np.floor(values) if values.dtype.kind == "f" else False)
+    # There is no larger type than int64 to store whole numbers in.
+    wrong |= values > np.iinfo(np.int64).max
     if wrong.any():
         raise ValueError(f"{column} hold {values[wrong][0]}, which lies outside the space {space}.")
 

@@ -10,7 +10,7 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..environments import Task
-from .windows import WINDOW_COLUMNS, Window, WindowCutter, check_histories, list_values
+from .windows import Window, WindowCutter, check_histories, list_values
 
 
 # Windows that are mixed with each other: enough for batches of many histories, some MB of memory.
@@ -84,7 +84,7 @@ class StreamedHistoryWindows(IterableDataset):
             )
         self.length, self._seed, self._rank, self._world_size = length, seed, rank, world_size
         self._environment, self._held_out_tasks = environment, list(held_out_tasks)
-        parts = dataset.select_columns(["environment", "task", *WINDOW_COLUMNS]).with_format("arrow").reshard()
+        parts = dataset.select_columns(["environment", "task", *self.cutter.columns]).with_format("arrow").reshard()
         # Each part is read by one process. With fewer parts than processes, all read everything and take turns.
         strategy = "shards" if parts.num_shards >= world_size else "examples"
         self._stream = split_dataset_by_node(parts, rank=rank, world_size=world_size, strategy=strategy)

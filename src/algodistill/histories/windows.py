@@ -9,12 +9,12 @@ import pyarrow as pa
 from torch.utils.data import Dataset
 
 from ..environments import Task
-from .schema import COLUMNS, task_json
+from .schema import COLUMNS, observation_columns, task_json
+from .spaces import SEPARATOR
 
 
-Window = dict[str, np.ndarray]
-# What a window is cut from.
-WINDOW_COLUMNS = ("observations", "actions", "rewards", "episode_lengths")
+# Arrays, but for the `observations` of a Dict or Tuple space: a dict from the paths of the leaves to their arrays.
+Window = dict[str, Any]
 
 
 class WindowCutter:
@@ -46,7 +46,12 @@ class WindowCutter:
             raise ValueError(
                 f"That is a dataset with the splits {list(dataset)}: choose one, such as dataset['train']."
             )
-        missing = [column for column in COLUMNS if column not in (dataset.features or {})]
+        observations = observation_columns(dataset.features or {})
+        missing = [
+            column
+            for column in COLUMNS
+            if column not in (dataset.features or {}) and not (column == "observations" and observations)
+        ]
         if missing:
             raise ValueError(
                 f"The dataset lacks the columns {missing}: learning histories have {list(COLUMNS)}, one history a row."
@@ -63,6 +68,9 @@ class WindowCutter:
         if not 0 <= start_share <= 1:
             raise ValueError(f"start_share={start_share} is out of range: expected a number from 0 to 1.")
         self.length, self.start_share, self.features = length, start_share, dataset.features
+        self._observations = observations
+        # What a window is cut from.
+        self.columns = [*observations, "actions", "rewards", "episode_lengths"]
         self.kept_episodes = f"{first_episode} to {'the last' if last_episode is None else last_episode}"
         self._kept = slice(first_episode, None if last_episode is None else last_episode + 1, episode_stride)
 
@@ -84,12 +92,10 @@ class WindowCutter:
         """The window that starts with the `start`-th kept transition of a history.
 
         Args:
-            row (`pa.Table`): The history's `WINDOW_COLUMNS`.
+            row (`pa.Table`): The history's `columns`.
             start (`int`): A kept transition, counted from 0.
         """
-        columns = {
-            name: list_values(row[name], self.features[name]) for name in ("observations", "actions", "rewards")
-        }
+        columns = {name: list_values(row[name], self.features[name]) for name in self.columns[:-1]}
         lengths = _with_unfinished(list_values(row["episode_lengths"]), len(columns["rewards"]))
         # Where each kept episode begins, in the history as recorded and in what is kept of it.
         recorded = (np.cumsum(lengths) - lengths)[self._kept]
@@ -108,7 +114,7 @@ class WindowCutter:
         lead = start - first
         read = {name: values[indices] for name, values in columns.items()}
         return {
-            "observations": read["observations"][lead:],
+            "observations": self._nested({name: read[name][lead:] for name in self._observations}),
             "actions": read["actions"][lead:],
             "rewards": read["rewards"][lead:],
             "episode_starts": within[lead:] == 0,
@@ -116,6 +122,12 @@ class WindowCutter:
             "previous_reward": read["rewards"][0] if lead else np.float32(0),
             "history_start": np.bool_(start == 0),
         }
+
+    def _nested(self, observations: dict[str, np.ndarray]) -> np.ndarray | dict[str, np.ndarray]:
+        """Observations by column as windows have them: an array, or those of the leaves by their paths."""
+        if "observations" in observations:
+            return observations["observations"]
+        return {name.partition(SEPARATOR)[2]: values for name, values in observations.items()}
 
 
 class HistoryWindows(Dataset):
@@ -130,7 +142,8 @@ class HistoryWindows(Dataset):
     happened: kept episodes follow each other directly, and the first transition of one is preceded by the last
     of the episode kept before it.
 
-    Each window is a dict of arrays:
+    Each window is a dict of arrays. Where the observation space is a Dict or Tuple, `observations` is a dict of arrays
+    too, by the paths of the leaves (`"position"`, `"arm.position"`, `"0"`).
 
     | key | shape | |
     |---|---|---|
@@ -181,7 +194,7 @@ class HistoryWindows(Dataset):
         if isinstance(dataset, datasets.IterableDataset):
             raise ValueError("That is a stream: read its windows with StreamedHistoryWindows.")
         self.length, self.seed, self.epoch = length, seed, 0
-        self._table = dataset.select_columns(list(WINDOW_COLUMNS)).with_format("arrow")
+        self._table = dataset.select_columns(self.cutter.columns).with_format("arrow")
 
         self.transitions = np.fromiter(self._count_transitions(), np.int64, len(dataset))
         self._window_ends = np.cumsum(self.cutter.windows(self.transitions))

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from ..environments import Task
-from .schema import ROW_GROUP_BYTES, SPLITS, STEP_COLUMNS, config_name, history_features, history_table, task_json
+from .schema import ROW_GROUP_BYTES, SPLITS, config_name, history_features, history_table, step_columns, task_json
+from .spaces import leaf_column, leaves
 
 
 def shard_path(folder: Path, environment: str, split: str, index: int) -> Path:
@@ -39,18 +40,42 @@ def write_shard(path: Path, table: pa.Table) -> None:
         pa.parquet.write_table(table, partial, row_group_size=rows, compression="zstd", write_page_index=True)
 
 
-class HistoryRecorder:
-    """One learning history while it is being recorded; made by [`HistoryWriter.record`]."""
+def flat_columns(observation_space: gymnasium.Space, steps: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a dataset from transitions whose `observations` may be nested as their space is.
 
-    def __init__(self) -> None:
-        self._steps: dict[str, list[Any]] = {column: [] for column in STEP_COLUMNS}
+    Raises:
+        ValueError: If they have other parts than the space.
+    """
+    columns = {name: values for name, values in steps.items() if name != "observations"}
+    if "observations" in steps:
+        for path, leaf in leaves(observation_space, steps["observations"]).items():
+            columns[leaf_column("observations", path)] = leaf
+    return columns
+
+
+class HistoryRecorder:
+    """One learning history while it is being recorded; made by [`HistoryWriter.record`].
+
+    Args:
+        observation_space (`gymnasium.Space`): What the observations are elements of.
+    """
+
+    def __init__(self, observation_space: gymnasium.Space) -> None:
+        self._observation_space = observation_space
+        self._steps: dict[str, list[Any]] = {column: [] for column in step_columns(observation_space)}
 
     def __len__(self) -> int:
         return len(self._steps["rewards"])
 
     def append(self, observation: Any, action: Any, reward: float, terminated: bool, truncated: bool) -> None:
-        """Add one transition: what the learner saw, did and got, and whether its episode ended there."""
-        for column, value in zip(STEP_COLUMNS, (observation, action, reward, terminated, truncated), strict=True):
+        """Add one transition: what the learner saw, did and got, and whether its episode ended there.
+
+        Raises:
+            ValueError: If the observation has other parts than its Dict or Tuple space.
+        """
+        step = {"observations": observation, "actions": action, "rewards": reward}
+        step |= {"terminations": terminated, "truncations": truncated}
+        for column, value in flat_columns(self._observation_space, step).items():
             # A copy: environments may reuse the array that they return.
             self._steps[column].append(np.array(value))
 
@@ -88,8 +113,10 @@ class HistoryWriter:
 
     Args:
         folder (`str` or `Path`): Where to write.
-        observation_space (`gymnasium.Space`): One environment's observations.
-        action_space (`gymnasium.Space`): One environment's actions.
+        observation_space (`gymnasium.Space`): One environment's observations: Discrete, MultiDiscrete, MultiBinary,
+            Box, or a Dict or Tuple of these.
+        action_space (`gymnasium.Space`): One environment's actions: Discrete, MultiDiscrete, MultiBinary, or a Box
+            with finite bounds.
         environment (`str`): The environment's id.
         algorithm (`str`): The source algorithm's name.
         shard_megabytes (`float`, *optional*, defaults to `64`): Size in memory at which a shard is written.
@@ -129,7 +156,7 @@ class HistoryWriter:
     @contextlib.contextmanager
     def record(self, *, task: Task, seed: int = 0, split: str = "train") -> Iterator[HistoryRecorder]:
         """Record one history, transition by transition. If the block raises, that history is dropped."""
-        recorder = HistoryRecorder()
+        recorder = HistoryRecorder(self._spaces[0])
         yield recorder
         if len(recorder):
             self.write(tasks=[task], seeds=[seed], lengths=[len(recorder)], steps=recorder.columns(), split=split)
@@ -150,7 +177,8 @@ class HistoryWriter:
             seeds (`Sequence[int]`): The seed of each learner.
             lengths (`Sequence[int]`): Transitions in each history.
             steps (`Mapping[str, np.ndarray]`): `observations`, `actions`, `rewards`, `terminations` and `truncations`,
-                each with the transitions of all these histories end to end along the first axis.
+                each with the transitions of all these histories end to end along the first axis. Observations of a
+                Dict or Tuple space are a dict or tuple of such arrays.
             split (`str`, *optional*, defaults to `"train"`): `"train"`, `"validation"` or `"test"`: that of the tasks.
 
         Raises:
@@ -170,7 +198,7 @@ class HistoryWriter:
             }
             for index, (task, seed) in enumerate(zip(tasks, seeds, strict=True))
         ]
-        flat = {column: np.asarray(values) for column, values in steps.items()}
+        flat = {column: np.asarray(values) for column, values in flat_columns(self._spaces[0], steps).items()}
         table = history_table(*self._spaces, descriptions, np.asarray(lengths), flat)
         self._next_id[split] += len(descriptions)
         pending = self._pending.setdefault(split, [])

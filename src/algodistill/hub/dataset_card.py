@@ -264,7 +264,8 @@ def _columns(features: datasets.Features) -> list[tuple[str, str, str, str]]:
             dtype, shape = feature.feature.dtype, "(episodes)" if name.startswith("episode_") else "(steps)"
         else:
             dtype, shape = feature.dtype, ""
-        rows.append((name, dtype, shape, _MEANING.get(name, "")))
+        # Nested observations have a column for each leaf, such as `observations.position`.
+        rows.append((name, dtype, shape, _MEANING.get(name.partition(".")[0], "")))
     return rows
 
 

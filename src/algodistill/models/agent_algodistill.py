@@ -9,10 +9,18 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from .spaces_algodistill import leaf_name, leaves
+
 
 ACTION_SELECTIONS = ("sample", "greedy")
 AUTORESET_MODES = ("same_step", "next_step")
-PARTS_OF_A_STEP = ("observations", "previous_actions", "previous_rewards", "episode_starts")
+PARTS_OF_A_STEP = (
+    "observations",
+    "observation_values",
+    "previous_actions",
+    "previous_rewards",
+    "episode_starts",
+)
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -123,7 +131,7 @@ class AlgorithmDistillationAgent:
         ):
             if value not in choices:
                 raise ValueError(f"{name}={value!r} is not known: choose one of {list(choices)}.")
-        for name in ("observation_sizes", "action_sizes", "layout"):
+        for name in ("observation_sizes", "observation_numbers", "action_sizes", "layout"):
             expected, found = getattr(model.config, name), getattr(tokeniser, name)
             if found != expected:
                 raise ValueError(f"The tokeniser's {name} is {found!r}, the model's is {expected!r}.")
@@ -134,7 +142,8 @@ class AlgorithmDistillationAgent:
         self._generator = torch.Generator().manual_seed(seed)
         # What each stream's model has read, `(streams, context, ...)`, made when the first step shows its layout.
         self._steps: dict[str, torch.Tensor] = {}
-        self._last_actions: np.ndarray | None = None
+        # Any actions will do where no stream has acted yet: the tokeniser writes "no action".
+        self._last_actions = tokeniser.decode(torch.zeros(num_envs, sum(tokeniser.action_sizes)))
         self._last_rewards = np.zeros(num_envs, dtype=np.float32)
         self._episode_starts = np.ones(num_envs, dtype=bool)
         self._history_starts = np.ones(num_envs, dtype=bool)
@@ -157,7 +166,8 @@ class AlgorithmDistillationAgent:
         """Choose an action for every environment.
 
         Args:
-            observations: Elements of the observation space, `(num_envs, *observation shape)`.
+            observations: Elements of the observation space, `(num_envs, *observation shape)`; of a Dict or Tuple
+                space, a dict or tuple of such arrays, as gymnasium's vector environments give them.
 
         Returns:
             `np.ndarray`: Elements of the action space, `(num_envs, *action shape)`.
@@ -168,15 +178,13 @@ class AlgorithmDistillationAgent:
         """
         if self._awaiting.any():
             raise RuntimeError("act() was called twice: call observe(rewards, terminations, truncations) in between.")
-        observations = np.asarray(observations)
-        if observations.shape[:1] != (self.num_envs,):
-            raise ValueError(
-                f"observations have the shape {observations.shape}: expected {self.num_envs} along the first axis."
-            )
-        if self._last_actions is None:
-            # Any actions will do where no stream has acted yet: the tokeniser writes "no action".
-            blank = torch.zeros(self.num_envs, sum(self.tokeniser.action_sizes))
-            self._last_actions = self.tokeniser.decode(blank)
+        observations = leaves(self.tokeniser.observation_space, observations)
+        for path, values in observations.items():
+            if np.shape(values)[:1] != (self.num_envs,):
+                raise ValueError(
+                    f"{leaf_name('observations', path)} have the shape {np.shape(values)}: expected {self.num_envs} "
+                    "along the first axis."
+                )
         step = self.tokeniser.encode_steps(
             observations, self._last_actions, self._last_rewards, self._episode_starts, self._history_starts
         )
@@ -271,13 +279,11 @@ class AlgorithmDistillationAgent:
             self._groups.append(StreamGroup(np.flatnonzero(mask & (lengths == length)), int(length)))
 
     def _write_prompt(self, stream: int, window: Mapping[str, Any], tokens: Mapping[str, torch.Tensor]) -> int:
-        steps = {name: tokens[name][0, -self.context_length :] for name in PARTS_OF_A_STEP}
+        steps = {name: tokens[name][0, -self.context_length :] for name in PARTS_OF_A_STEP if name in tokens}
         length = len(steps["previous_rewards"])
         for name, values in self._memory(steps).items():
             values[stream, :length] = steps[name].to(values.device)
-        if self._last_actions is None:
-            self._last_actions = np.repeat(np.asarray(window["actions"])[:1], self.num_envs, axis=0).astype(np.int64)
-        self._last_actions[stream] = window["actions"][-1]
+        self._last_actions[stream] = np.reshape(window["actions"][-1], self._last_actions.shape[1:])
         self._last_rewards[stream] = window["rewards"][-1]
         self._history_starts[stream] = False
         return length

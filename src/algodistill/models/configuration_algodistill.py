@@ -15,7 +15,9 @@ class AlgorithmDistillationConfig(PreTrainedConfig):
     Args:
         text_config (`dict` or `PreTrainedConfig`, *optional*): Any decoder of `transformers`, as its configuration or
             as a dict with its `model_type`. By default a 4-layer, 64-wide `qwen3`. Its vocabulary is not used.
-        observation_sizes (`list[int]`): Number of values of each dimension of an observation.
+        observation_sizes (`list[int]`): Number of values of each dimension of an observation that is an id; empty if
+            all of it is numbers.
+        observation_numbers (`int`, *optional*, defaults to `0`): Dimensions of an observation that are numbers.
         action_sizes (`list[int]`): Number of values of each dimension of an action.
         layout (`str`, *optional*, defaults to `"transition"`): Tokens of one step: `"transition"` sums the previous
             action, the previous reward and the observation into one, `"interleaved"` makes one of each (the three
@@ -41,6 +43,7 @@ class AlgorithmDistillationConfig(PreTrainedConfig):
 
     text_config: Any = None
     observation_sizes: list[int] = field(default_factory=lambda: [1])
+    observation_numbers: int = 0
     action_sizes: list[int] = field(default_factory=lambda: [1])
     layout: str = "transition"
     context_length: int = 500
@@ -81,8 +84,14 @@ class AlgorithmDistillationConfig(PreTrainedConfig):
             raise ValueError(f"temperature={self.temperature} is out of range: expected a number above 0.")
         for name in ("observation_sizes", "action_sizes"):
             sizes = getattr(self, name)
-            if not sizes or min(sizes) < 1:
+            if min(sizes, default=0 if name == "action_sizes" else 1) < 1:
                 raise ValueError(f"{name}={sizes} is out of range: expected numbers of values of at least 1.")
+        if self.observation_numbers < 0:
+            raise ValueError(
+                f"observation_numbers={self.observation_numbers} is out of range: expected a number of at least 0."
+            )
+        if not self.observation_sizes and not self.observation_numbers:
+            raise ValueError("observation_sizes=[] and observation_numbers=0 leave nothing to observe: give either.")
         for name in ("label_smoothing", "token_masking", "embedding_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is out of range: expected a number from 0 to below 1.")

@@ -39,13 +39,17 @@ class AlgorithmDistillationOutput(ModelOutput):
 class StepEmbedding(nn.Module):
     """Embeds steps (previous action, previous reward, observation, episode start) as the decoder's tokens.
 
-    Every dimension of an observation or action has ids of its own, and their embeddings are summed.
+    Every dimension of an observation or action has ids of its own, and their embeddings are summed. Dimensions of an
+    observation that are numbers are projected, and added to that sum.
     """
 
     def __init__(self, config: AlgorithmDistillationConfig):
         super().__init__()
         hidden_size = config.text_config.hidden_size
-        self.observation = nn.Embedding(sum(config.observation_sizes), hidden_size)
+        if config.observation_sizes:
+            self.observation = nn.Embedding(sum(config.observation_sizes), hidden_size)
+        if config.observation_numbers:
+            self.observation_values = nn.Linear(config.observation_numbers, hidden_size)
         # Every action dimension has one more: that there was no action yet.
         self.action = nn.Embedding(sum(config.action_sizes) + len(config.action_sizes), hidden_size)
         self.reward = nn.Linear(1, hidden_size)
@@ -56,6 +60,7 @@ class StepEmbedding(nn.Module):
         self.hidden_part.requires_grad_(config.token_masking > 0)
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layout = config.layout
+        self.observation_sizes, self.observation_numbers = config.observation_sizes, config.observation_numbers
 
     def forward(
         self,
@@ -64,13 +69,24 @@ class StepEmbedding(nn.Module):
         previous_rewards: torch.Tensor,
         episode_starts: torch.Tensor,
         token_mask: torch.Tensor | None = None,
+        observation_values: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Tokens of shape `(batch, steps * tokens per step, hidden)`."""
+        seen = self.episode_start(episode_starts)
+        if self.observation_sizes:
+            seen = self.observation(observations).sum(dim=-2) + seen
+        if (observation_values is not None) != bool(self.observation_numbers):
+            raise ValueError(
+                f"observation_values were{'' if observation_values is not None else ' not'} given: the model reads "
+                f"{self.observation_numbers} numbers a step."
+            )
+        if observation_values is not None:
+            seen = seen + self.observation_values(observation_values.to(self.observation_values.weight.dtype))
         rewards = previous_rewards[..., None].to(self.reward.weight.dtype)
         parts = [
             self.action(previous_actions).sum(dim=-2),
             self.reward(rewards),
-            self.observation(observations).sum(dim=-2) + self.episode_start(episode_starts),
+            seen,
         ]
         if token_mask is not None:
             parts = [
@@ -154,14 +170,16 @@ class AlgorithmDistillationModel(PreTrainedModel):
         steps_to_keep: int = 0,
         num_items_in_batch: int | torch.Tensor | None = None,
         return_dict: bool | None = None,
+        observation_values: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> AlgorithmDistillationOutput | tuple[torch.Tensor, ...]:
         """Predict the actions of a batch of windows, as [`HistoryTokeniser`] encodes them.
 
         Args:
-            observations (`torch.LongTensor` of shape `(batch, steps, observation dimensions)`): Ids.
+            observations (`torch.LongTensor` of shape `(batch, steps, observation dimensions)`): Ids; none, if all
+                observations are numbers.
             previous_actions (`torch.LongTensor` of shape `(batch, steps, action dimensions)`): Ids.
-            previous_rewards (`torch.Tensor` of shape `(batch, steps)`): Rewards as the environment gave them.
+            previous_rewards (`torch.Tensor` of shape `(batch, steps)`): Rewards, as the tokeniser scales them.
             episode_starts (`torch.LongTensor` of shape `(batch, steps)`): 1 where an episode starts, else 0.
             attention_mask (`torch.Tensor` of shape `(batch, steps)`, *optional*): 0 on padding. With a cache, of the
                 shape `(batch, cached steps + steps)`.
@@ -175,8 +193,12 @@ class AlgorithmDistillationModel(PreTrainedModel):
             num_items_in_batch (`int`, *optional*): Labels over all batches that share an optimiser step, which the
                 loss is then divided by; without it, those given here are counted.
             return_dict (`bool`, *optional*): Whether to return an output object rather than a tuple.
+            observation_values (`torch.Tensor` of shape `(batch, steps, observation numbers)`, *optional*): The
+                dimensions of observations that are numbers, if there are any.
         """
-        tokens = self.embedding(observations, previous_actions, previous_rewards, episode_starts, token_mask)
+        tokens = self.embedding(
+            observations, previous_actions, previous_rewards, episode_starts, token_mask, observation_values
+        )
         tokens_per_step = self.config.tokens_per_step
         if attention_mask is not None:
             attention_mask = attention_mask.repeat_interleave(tokens_per_step, dim=1)

@@ -98,6 +98,15 @@ class ModelArguments:
         default=1.0, metadata={"help": "What an agent divides the logits by when it samples actions."}
     )
     embedding_dropout: float = field(default=0.0, metadata={"help": "Dropout of the tokens that enter the decoder."})
+    observation_bins: int | None = field(
+        default=None,
+        metadata={"help": "Bins of each dimension of continuous observations; by default they are read as numbers."},
+    )
+    action_bins: int = field(default=21, metadata={"help": "Bins of each dimension of continuous actions."})
+    action_binning: str = field(
+        default="uniform",
+        metadata={"help": "'uniform' makes these equally wide, 'mu_law' finer near the middle of the range."},
+    )
 
 
 @dataclass

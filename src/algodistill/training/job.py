@@ -149,6 +149,7 @@ def run(argv: Sequence[str], say: Say = print) -> None:
         set_seed(training.seed)
         model, tokeniser = make_model(experiment, split)
         windows = make_windows(experiment, source, split, model.config.context_length)
+        fit_tokeniser(experiment, source, tokeniser)
         # Wrong values are found now rather than in the middle.
         tokeniser(windows.first() if isinstance(windows, StreamedHistoryWindows) else windows[0])
         warn_of_short_context(first_histories(experiment, source, "train"), windows.length, say)
@@ -315,10 +316,17 @@ def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDisti
         model.config.environment, model.config.environment_kwargs = histories.environment, histories.environment_kwargs
         model.config.test_tasks = named_tests(split)
         return model, tokeniser
-    tokeniser = HistoryTokeniser(*spaces, layout=arguments.layout)
+    tokeniser = HistoryTokeniser(
+        *spaces,
+        layout=arguments.layout,
+        observation_bins=arguments.observation_bins,
+        action_bins=arguments.action_bins,
+        action_binning=arguments.action_binning,
+    )
     config = AlgorithmDistillationConfig(
         text_config=arguments.decoder or None,
         observation_sizes=tokeniser.observation_sizes,
+        observation_numbers=tokeniser.observation_numbers,
         action_sizes=tokeniser.action_sizes,
         layout=arguments.layout,
         context_length=arguments.context_length,
@@ -331,6 +339,19 @@ def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDisti
         test_tasks=named_tests(split),
     )
     return AlgorithmDistillationModel(config), tokeniser
+
+
+def fit_tokeniser(experiment: Experiment, source: Path | str, tokeniser: HistoryTokeniser) -> None:
+    """Fit the tokeniser to what there is to train on, unless it came with a checkpoint that the training starts from.
+
+    All processes read the same histories, and so does a run that is continued.
+    """
+    if experiment.model.model_name_or_path is not None:
+        return
+    histories = load(experiment, source, "train")
+    if isinstance(histories, datasets.IterableDataset):
+        histories = first_histories(experiment, source, "train")
+    tokeniser.fit(histories.with_format("numpy"))
 
 
 def warn_of_short_context(histories: datasets.Dataset | None, context_length: int, say: Say) -> None:
