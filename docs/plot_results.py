@@ -1,0 +1,78 @@
+"""Draw docs/results.png from the evaluations of the presets, beside the paper's own curves.
+
+python docs/plot_results.py runs
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+DOCS = Path(__file__).parent
+OURS, SOURCE, PAPER, REFERENCE = "#1f5fa8", "#c8701a", "#a03c78", "#6b6b6b"
+ROOMS = {
+    "dark_room": ("Dark Room, from Q-learning", "figure_4_dark_room"),
+    "dark_room_posterior": ("Dark Room, from posterior sampling", "figure_4_dark_room"),
+    "dark_key_to_door": ("Dark Key-to-Door, from Q-learning", "figure_4_dark_key_to_door"),
+}
+BANDITS = {"adversarial_bandit": "from UCB1", "adversarial_bandit_thompson": "from Thompson sampling"}
+TESTS = ("odd", "even", "uniform")
+
+
+def draw_room(axes: Axes, title: str, result: dict[str, Any], paper: list[list[float]]) -> None:
+    """In-context episodes on a logarithmic axis: the paper's go on to a thousand."""
+    mean, error = (np.array(result["episode_return"][name]) for name in ("mean", "standard_error"))
+    episodes = np.arange(1, len(mean) + 1)
+    axes.fill_between(episodes, mean - error, mean + error, color=OURS, alpha=0.25, linewidth=0)
+    axes.plot(episodes, mean, color=OURS, linewidth=2, label="algodistill")
+    source = result["references"]["source"]["mean"]
+    axes.plot(np.arange(1, len(source) + 1), source, color=SOURCE, linewidth=1.2, label="its source")
+    points = np.array([point for point in paper if point[0] >= 1])
+    axes.plot(points[:, 0], points[:, 1], color=PAPER, linewidth=1.5, label="AD of Laskin et al. 2022")
+    axes.axhline(result["references"]["optimal"], color=REFERENCE, linestyle="--", linewidth=1, label="optimal")
+    axes.axhline(result["references"]["random"], color=REFERENCE, linestyle=":", linewidth=1, label="random")
+    axes.set(title=title, xscale="log", xlabel="episode", ylabel="return", ylim=(0, None))
+
+
+def draw_bandits(axes: Axes, results: dict[str, dict[str, Any]], paper: dict[str, float]) -> None:
+    """Reward of 100 pulls, scaled so that random is 0 and UCB1 is 1."""
+    bars = {"AD of Laskin et al. 2022": [paper[test] for test in TESTS]}
+    for name, tests in results.items():
+        scaled = []
+        for test in TESTS:
+            references = tests[test]["references"]
+            reward = tests[test]["episode_return"]["mean"][0]
+            scaled.append((reward - references["random"]) / (references["ucb1"] - references["random"]))
+        bars[BANDITS[name]] = scaled
+    for place, ((label, values), color) in enumerate(zip(bars.items(), (PAPER, OURS, "#5a8f3c"), strict=False)):
+        axes.bar(np.arange(3) + 0.27 * (place - 1), values, 0.25, label=label, color=color)
+    axes.axhline(1, color=REFERENCE, linestyle="--", linewidth=1)
+    axes.set_xticks(np.arange(3), TESTS)
+    axes.set(title="Adversarial bandit", ylabel="reward, random 0, UCB1 1")
+    axes.legend(frameon=False, fontsize=8, loc="lower center")
+
+
+def main(runs: Path) -> None:
+    """Read the runs of the presets and draw them."""
+    paper = json.loads((DOCS / "paper_curves.json").read_text())
+    figure = Figure(figsize=(12, 7), dpi=130, layout="constrained")
+    panels = figure.subplots(2, 2).ravel()
+    for axes, (preset, (title, curve)) in zip(panels, ROOMS.items(), strict=False):
+        result = json.loads((runs / preset / "in_context_evaluation.json").read_text())
+        draw_room(axes, title, result, paper[curve]["AD"])
+    panels[0].legend(frameon=False, fontsize=8)
+    bandits = {
+        name: {test: json.loads((runs / name / f"in_context_evaluation_{test}.json").read_text()) for test in TESTS}
+        for name in BANDITS
+    }
+    draw_bandits(panels[3], bandits, paper["figure_3_bandit"]["AD"])
+    figure.savefig(DOCS / "results.png", metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs"))
