@@ -876,10 +876,12 @@ class Handler(BaseHTTPRequestHandler):
         path = unquote(address.path)
         query = {key: values[-1] for key, values in parse_qs(address.query, keep_blank_values=True).items()}
         token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
-        fault = hub.fault(self.command, path)
+        fault, resets = hub.fault(self.command, path), hub.resets
         how = fault.how if fault else ""
         body, complete = self.read_body(share=0.5 if how == "drop" else 1)
         stopped = fault is not None and how == "stall" and self.server.stopped.wait(fault.seconds)
+        # What was asked of a Hub that has been emptied meanwhile is not done to the new one.
+        stopped |= hub.resets != resets
         answer = None
         if how in ERRORS:
             answer = Refusal(int(how), ERRORS[how]).answer

@@ -874,7 +874,7 @@ def test_interrupted_upload_is_continued(hub: LoopbackHub, tmp_path: Path, home:
     folder = write_histories(tmp_path / "mine", count=8, megabytes=1e-6)
     before = snapshot(folder)
     last = sha256(folder / "Corridor-v0" / "train-00007.parquet")
-    hub.fail("stall", method="PUT", path=last, seconds=8)
+    hub.fail("stall", method="PUT", path=last, seconds=60)
     process = subprocess.Popen(
         [sys.executable, "-m", "algodistill.cli", "publish", str(folder), DATASET],
         env={**hub.environment(home), "MPLBACKEND": "agg"},
