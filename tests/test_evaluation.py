@@ -473,7 +473,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
 def test_a_checkpoint_without_its_tokeniser_is_refused(room, tmp_path):
     _, model = room
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="cannot be read.*preprocessor_config.json"):
+    with pytest.raises(ValueError, match="preprocessor_config.json"):
         load_checkpoint(tmp_path)
 
 
