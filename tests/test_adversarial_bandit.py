@@ -101,6 +101,17 @@ def test_parts_of_a_split_are_drawn_apart():
             assert abs(np.corrcoef(one, places[other])[0, 1]) < 0.08
 
 
+def test_parts_of_a_split_share_no_stream_of_random_numbers():
+    split = AdversarialBanditTasks().split(split_seed=1, train_tasks=50, validation_tasks=50, test_tasks=100)
+    uniform = means_of(split.tests["uniform"])
+    # Where the means lie in the half that they are drawn from: what a generator gave, halved.
+    parts = [means_of(tasks) % 0.5 for tasks in (split.train, split.validation, *split.tests.values())]
+    parts[-1] = uniform / 2
+    for index, part in enumerate(parts):
+        for other in parts[index + 1 :]:
+            assert abs(part[:, None] - other[None]).max(axis=-1).min() > 0.01
+
+
 def test_split_depends_on_its_seed_and_each_part_on_its_own_size_only():
     bandits = AdversarialBanditTasks()
     again = bandits.split(split_seed=1, train_tasks=4_000, validation_tasks=500, test_tasks=400)

@@ -287,6 +287,13 @@ def test_ucb1s_default_is_that_of_auer_et_al():
     assert bandit_learner(UCB1, [[10, 5, 5]], [[5, 1, 0]], exploration=1.3).act(np.zeros(1, int)).tolist() == [0]
 
 
+@pytest.mark.parametrize(("exploration", "arm"), [(3.1, 0), (3.5, 1)])
+def test_ucb1_counts_the_pulls_that_were_made(exploration, arm):
+    # 1 + c sqrt(ln 3 / 2) against c sqrt(ln 3): even at c = 3.26; with ln 4 at 2.90, with ln 2 at 4.10.
+    chosen = bandit_learner(UCB1, [[2, 1]], [[2, 0]], exploration=exploration).act(np.zeros(1, int))
+    assert chosen.tolist() == [arm]
+
+
 def test_ucb1_breaks_ties_at_random():
     chosen = bandit_learner(UCB1, [[3, 3, 3, 3]] * 9_000, [[2, 1, 2, 2]] * 9_000).act(np.zeros(9_000, int))
     np.testing.assert_allclose(np.bincount(chosen, minlength=4) / 9_000, [1 / 3, 0, 1 / 3, 1 / 3], atol=0.02)
