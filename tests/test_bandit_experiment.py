@@ -200,7 +200,6 @@ def test_one_kind_of_test_tasks_is_named_as_a_list_and_several_by_kind():
     assert named_tests(several) == {"near": tasks[1:2], "far": tasks[2:]}
 
 
-@pytest.mark.xfail(strict=True, reason="only found out by the evaluation after the training")
 @pytest.mark.parametrize("environment", [BANDIT, "algodistill/DarkRoom-v0"])
 def test_a_run_without_test_tasks_ends_well_or_is_refused_at_once(environment: str, tmp_path: Path):
     kwargs = {"arms": 4, "pulls": 5} if environment == BANDIT else {"size": 3, "episode_length": 5}

@@ -251,7 +251,6 @@ def test_wrong_task_is_refused_by_name_wherever_it_enters(task, named):
         pytest.param(
             {"size": 0},
             "size=0",
-            marks=pytest.mark.xfail(strict=True, reason="the source's space is made before the size is checked"),
         ),
         ({"size": "3"}, "size='3'"),
         ({"episode_length": 0}, "episode_length=0"),

@@ -34,7 +34,7 @@ class AdversarialBanditTasks:
         for name, value in (("arms", arms), ("pulls", pulls)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r} is not a bandit's: expected a whole number of at least 1.")
-        if not 0 <= odd_share <= 1:
+        if not isinstance(odd_share, int | float) or not 0 <= odd_share <= 1:
             raise ValueError(f"odd_share={odd_share} is out of range: expected a number from 0 to 1.")
         self.arms, self.pulls, self.odd_share = arms, pulls, odd_share
 
@@ -57,6 +57,10 @@ class AdversarialBanditTasks:
     ) -> TaskSplit:
         """Draw training tasks, validation tasks like them, and test tasks of each of the three distributions."""
         test_tasks = 100 if test_tasks is None else test_tasks
+        sizes = {"train_tasks": train_tasks, "validation_tasks": validation_tasks, "test_tasks": test_tasks}
+        if train_tasks < 1 or min(sizes.values()) < 0:
+            listed = ", ".join(f"{name}={size}" for name, size in sizes.items())
+            raise ValueError(f"Bandits cannot be drawn with {listed}: at least one must train, none may be negative.")
         train, validation, *tests = (np.random.default_rng([split_seed, part]) for part in range(2 + len(self.TESTS)))
         return TaskSplit(
             train=self.sample(train_tasks, train),
@@ -69,7 +73,8 @@ class AdversarialBanditTasks:
 
     def check(self, task: Task) -> None:
         means = task.get("means") if isinstance(task, dict) and set(task) == {"means"} else None
-        if not isinstance(means, Sequence) or len(means) != self.arms or not all(0 <= mean <= 1 for mean in means):
+        is_list = isinstance(means, Sequence) and len(means) == self.arms
+        if not is_list or not all(isinstance(mean, int | float) and 0 <= mean <= 1 for mean in means or ()):
             raise ValueError(
                 f"{task!r} is not a bandit: expected {{'means': [...]}}, how often each of {self.arms} arms pays."
             )

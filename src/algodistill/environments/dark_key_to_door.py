@@ -114,6 +114,7 @@ class DarkKeyToDoorVectorEnv(RoomVectorEnv):
         ends_at_door: bool = False,
         render_mode: str | None = None,
     ):
+        distribution = DarkKeyToDoorTasks(size, episode_length, ends_at_door)
         self._keys, self._doors = np.full((num_envs, 2), -1), np.full((num_envs, 2), -1)
         self._has_key, self._is_open = np.zeros(num_envs, dtype=bool), np.zeros(num_envs, dtype=bool)
         self._ends_at_door = ends_at_door
@@ -122,7 +123,7 @@ class DarkKeyToDoorVectorEnv(RoomVectorEnv):
             num_envs,
             tasks,
             size=size,
-            task_distribution=DarkKeyToDoorTasks(size, episode_length, ends_at_door),
+            task_distribution=distribution,
             episode_length=episode_length,
             render_mode=render_mode,
         )

@@ -23,7 +23,7 @@ Cell = tuple[int, int]
 def check_numbers(**numbers: Any) -> None:
     """Raise a `ValueError` if one is not a whole number of at least 1."""
     for name, value in numbers.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}={value!r} is not a room's: expected a whole number of at least 1.")
 
 

@@ -64,6 +64,8 @@ class TaskVectorEnv(VectorEnv):
         self._episode_length, self._num_actions = episode_length, int(action_space.n)
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
         self._tasks: list[Task] | None = None
+        # A single environment is reset by who uses it, who may want to look at how an episode ended.
+        self._resets_itself = True
         if tasks is not None:
             self.set_tasks(tasks)
 
@@ -122,7 +124,9 @@ class TaskVectorEnv(VectorEnv):
             self.set_tasks(options["tasks"])
         if self._tasks is None:
             self.set_tasks(self.task_distribution.sample(self.num_envs, self.np_random))
-        mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, dtype=bool)))
+        mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, dtype=bool)), dtype=bool)
+        if mask.shape != (self.num_envs,):
+            raise ValueError(f"reset_mask has the shape {mask.shape}: expected one boolean an environment.")
         self._elapsed[mask] = 0
         self._start_episodes(mask)
         return self._observe(), self._infos()
@@ -136,7 +140,8 @@ class TaskVectorEnv(VectorEnv):
         if self._tasks is None:
             raise gymnasium.error.ResetNeeded("Call reset() before step().")
         actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or actions.min() < 0 or actions.max() >= self._num_actions:
+        fit = actions.shape == (self.num_envs,) and np.issubdtype(actions.dtype, np.integer)
+        if not fit or actions.min() < 0 or actions.max() >= self._num_actions:
             raise ValueError(
                 f"actions {actions!r} are not {self.num_envs} whole numbers from 0 to {self._num_actions - 1}."
             )
@@ -145,6 +150,8 @@ class TaskVectorEnv(VectorEnv):
         truncations = (self._elapsed >= self._episode_length) & ~terminations
         dones = terminations | truncations
         if not dones.any():
+            return self._observe(), rewards, terminations, truncations, self._infos()
+        if not self._resets_itself:
             return self._observe(), rewards, terminations, truncations, self._infos()
         final = {"final_obs": self._observe(), "_final_obs": dones, "final_info": self._infos(), "_final_info": dones}
         self._elapsed[dones] = 0
@@ -172,6 +179,7 @@ class TaskEnv(gymnasium.Env):
         self._envs: TaskVectorEnv = self.vector_class(
             1, None if task is None else [task], render_mode=render_mode, **kwargs
         )
+        self._envs._resets_itself = False
         self.task_distribution = self._envs.task_distribution
         self.observation_space = self._envs.single_observation_space
         self.action_space = self._envs.single_action_space
@@ -195,8 +203,6 @@ class TaskEnv(gymnasium.Env):
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observations, rewards, terminations, truncations, infos = self._envs.step(np.asarray(action)[None])
-        if terminations[0] or truncations[0]:
-            observations, infos = infos["final_obs"], infos["final_info"]
         return observations[0], float(rewards[0]), bool(terminations[0]), bool(truncations[0]), _first(infos)
 
     def render(self) -> Any:

@@ -2,13 +2,13 @@
 
 import importlib.metadata
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..evaluation import RESULT_FILE, result_files
+from ..evaluation import held_out_tasks, result_files
 from ..histories.writing import whole_file
 from ..models import AlgorithmDistillationConfig
 from .cards import CARD_FILE, RESULT_TASK, merge_cards, read_json, render_card
@@ -48,7 +48,7 @@ def model_card(folder: Path, name: str, dataset: str | None = None) -> str:
     dataset = dataset or settings.get("histories", {}).get("dataset")
     if dataset is not None and not is_hub_id(dataset):
         dataset = None
-    evaluations = _read_evaluations(folder)
+    evaluations = _read_evaluations(folder, list(held_out_tasks(config)) or ["test"])
     metadata = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
@@ -84,22 +84,22 @@ def is_hub_id(name: str) -> bool:
     return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
 
 
-def _read_evaluations(folder: Path) -> list[dict[str, Any]]:
-    """What in-context evaluations lie in a folder: each with its result, its named points, and its files.
+def _read_evaluations(folder: Path, splits: Sequence[str]) -> list[dict[str, Any]]:
+    """The in-context evaluations on these held-out tasks: each with its result, its named points, and its files.
 
     Raises:
         ValueError: If one of them is damaged.
     """
     evaluations = []
-    for file in sorted(folder.glob(f"{Path(RESULT_FILE).stem}*.json")):
-        result = read_json(file)
-        try:
-            picture = result_files(folder, result["split"])[1]
-            points = _named_points(result)
-        except (KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"{file} is damaged: evaluate again.") from error
-        shown = picture.name if picture.exists() else None
-        evaluations.append({"result": result, "points": points, "file": file.name, "picture": shown})
+    for split in splits:
+        file, picture = result_files(folder, split)
+        if result := read_json(file):
+            try:
+                points = _named_points(result)
+            except (KeyError, TypeError, IndexError) as error:
+                raise ValueError(f"{file} is damaged: evaluate again.") from error
+            shown = picture.name if picture.exists() else None
+            evaluations.append({"result": result, "points": points, "file": file.name, "picture": shown})
     return evaluations
 
 

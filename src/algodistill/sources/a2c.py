@@ -1,11 +1,14 @@
 """Advantage actor-critic (Mnih et al., 2016), synchronous, as a batch of independent learners."""
 
+import math
+
 import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Discrete
 
 from .networks import Features, Networks, clip_gradients
+from .settings import check_settings
 
 
 class A2C:
@@ -56,6 +59,16 @@ class A2C:
         value_weight: float = 0.5,
         clip_norm: float = 0.5,
     ):
+        check_settings(
+            hidden=(hidden, 1, math.inf),
+            learning_rate=(learning_rate, 0, math.inf),
+            rollout=(rollout, 1, math.inf),
+            discount=(discount, 0, 1),
+            gae_lambda=(gae_lambda, 0, 1),
+            entropy=(entropy, 0, math.inf),
+            value_weight=(value_weight, 0, math.inf),
+            clip_norm=(clip_norm, 0, math.inf),
+        )
         if not isinstance(action_space, Discrete):
             raise ValueError(f"A2C needs Discrete actions, not {action_space}.")
         if streams < 1 or num_learners % streams:
@@ -95,7 +108,7 @@ class A2C:
         terminations: np.ndarray,
         truncations: np.ndarray,
     ) -> None:
-        """Keep one step of every environment; update the networks when a rollout is complete."""
+        """Keep one step of every environment, from what `act` was last given; update when a rollout is complete."""
         reached = self._by_learner(self._features(next_observations))
         step = (actions - self._first_action, rewards.astype(np.float32), terminations, terminations | truncations)
         self._steps.append((self._seen, reached, *(self._by_learner(torch.from_numpy(values)) for values in step)))

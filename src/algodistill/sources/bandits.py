@@ -1,8 +1,12 @@
 """Algorithms for bandits with Bernoulli arms: UCB1 and Thompson sampling, as batches of independent learners."""
 
+import math
+
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Discrete
+
+from .settings import check_settings
 
 
 class _ArmCounts:
@@ -68,8 +72,7 @@ class UCB1(_ArmCounts):
         exploration: float = 2**0.5,
     ):
         super().__init__(observation_space, action_space, num_learners, rng)
-        if exploration < 0:
-            raise ValueError(f"exploration={exploration} is out of range: expected at least 0.")
+        check_settings(exploration=(exploration, 0, math.inf))
         self._exploration = exploration
 
     def act(self, observations: np.ndarray) -> np.ndarray:

@@ -1,11 +1,14 @@
 """Double deep Q-learning (Mnih et al., 2015; van Hasselt et al., 2016), as a batch of independent learners."""
 
+import math
+
 import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Discrete
 
 from .networks import Features, Networks, clip_gradients
+from .settings import check_settings
 
 
 class DQN:
@@ -38,7 +41,7 @@ class DQN:
         clip_norm (`float`, *optional*, defaults to `10.0`): Largest norm of a learner's gradient.
 
     Raises:
-        ValueError: If a space cannot be learnt in.
+        ValueError: If a space cannot be learnt in, or a setting is out of its range.
     """
 
     def __init__(
@@ -61,6 +64,20 @@ class DQN:
         epsilon_steps: int = 2_000,
         clip_norm: float = 10.0,
     ):
+        check_settings(
+            hidden=(hidden, 1, math.inf),
+            learning_rate=(learning_rate, 0, math.inf),
+            discount=(discount, 0, 1),
+            memory=(memory, 1, math.inf),
+            batch_size=(batch_size, 1, math.inf),
+            train_every=(train_every, 1, math.inf),
+            learning_starts=(learning_starts, 0, math.inf),
+            target_every=(target_every, 1, math.inf),
+            epsilon_start=(epsilon_start, 0, 1),
+            epsilon_end=(epsilon_end, 0, 1),
+            epsilon_steps=(epsilon_steps, 1, math.inf),
+            clip_norm=(clip_norm, 0, math.inf),
+        )
         if not isinstance(action_space, Discrete):
             raise ValueError(f"DQN needs Discrete actions, not {action_space}.")
         self._rng = rng

@@ -8,6 +8,10 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 
+# Bounds beyond this stand for none.
+LARGEST_BOUND = 1e6
+
+
 class Features:
     """Turns observations into vectors: discrete dimensions one-hot, bounded numbers scaled to [-1, 1], others as they
     are.
@@ -22,8 +26,10 @@ class Features:
     def __init__(self, space: gymnasium.Space):
         self._is_discrete = not isinstance(space, Box)
         if isinstance(space, Box):
-            bounded = space.bounded_below & space.bounded_above
-            low, high = np.where(bounded, space.low, -1).ravel(), np.where(bounded, space.high, 1).ravel()
+            low, high = space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
+            # CartPole's velocities are "below" 3.4e38: that is no bound to scale by.
+            bounded = (abs(low) <= LARGEST_BOUND) & (abs(high) <= LARGEST_BOUND)
+            low, high = np.where(bounded, low, -1), np.where(bounded, high, 1)
             self._centre, self._half = (low + high) / 2, np.maximum((high - low) / 2, 1e-8)
             self.size = int(np.prod(space.shape))
             return

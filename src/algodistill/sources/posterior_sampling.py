@@ -51,7 +51,7 @@ class PosteriorSampling:
             # The largest random number among the possible tasks draws one of them uniformly.
             possible = self.possible[self._draws]
             numbers = self._rng.random(possible.shape, dtype=np.float32)
-            self._followed[self._draws] = (numbers * possible).argmax(axis=1)
+            self._followed[self._draws] = (numbers + possible).argmax(axis=1)
             self._draws[:] = False
         return self._tasks.best_actions(self._followed, observations, self._rng)
 

@@ -1,8 +1,12 @@
 """Tabular Q-learning (Watkins, 1989), as a batch of independent learners."""
 
+import math
+
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Discrete, MultiDiscrete
+
+from .settings import check_settings
 
 
 class TabularQLearning:
@@ -56,18 +60,14 @@ class TabularQLearning:
             )
         if not isinstance(action_space, Discrete):
             raise ValueError(f"Tabular Q-learning needs Discrete actions, not {action_space}.")
-        for name, value in (
-            ("learning_rate", learning_rate),
-            ("discount", discount),
-            ("epsilon_start", epsilon_start),
-            ("epsilon_end", epsilon_end),
-        ):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value} is out of range: expected a number from 0 to 1.")
-        if not np.isfinite(initial_value):
-            raise ValueError(f"initial_value={initial_value} is out of range: expected a finite number.")
-        if epsilon_episodes < 1:
-            raise ValueError(f"epsilon_episodes={epsilon_episodes} is out of range: expected at least 1.")
+        check_settings(
+            learning_rate=(learning_rate, 0, 1),
+            discount=(discount, 0, 1),
+            initial_value=(initial_value, -math.inf, math.inf),
+            epsilon_start=(epsilon_start, 0, 1),
+            epsilon_end=(epsilon_end, 0, 1),
+            epsilon_episodes=(epsilon_episodes, 1, math.inf),
+        )
         # state = sum over dimensions of (observation - start) * stride
         self._strides = np.cumprod(np.append(1, sizes[:0:-1]))[::-1].astype(np.int64)
         self._offset = int(starts @ self._strides)

@@ -136,6 +136,8 @@ def run(argv: Sequence[str], say: Say = print) -> None:
             datasets.disable_progress_bars()
             say = _say_nothing
         split = task_split(experiment.histories)
+        if not all(split.tests.values()):
+            raise ValueError("No task is held out to evaluate on: lower --train_tasks, or raise --test_tasks.")
         if all(result_files(experiment.output, name)[0].exists() for name in split.tests):
             say(
                 f"{experiment.output} holds a finished run. To start over, delete that folder or give another "
