@@ -22,7 +22,7 @@ from algodistill import StreamedHistoryWindows, cli, publish
 from algodistill.hub import publishing
 from algodistill.outcomes import HubUnavailable, exit_code
 from algodistill.training import collect, job
-from algodistill.training.job import parse_experiment, repeatable
+from algodistill.training.job import parse_experiment, repeatable, without_hub_settings
 
 
 TOKEN = "hf_writer_token"
@@ -302,6 +302,15 @@ def test_hub_options_are_taken_out_of_the_command(
     monkeypatch.chdir(tmp_path)
     argv = ["--config", "./tiny.yaml", *options]
     assert repeatable(argv, parse_experiment(argv)) == ["--config", "tiny.yaml", *kept]
+
+
+def test_token_of_a_preset_is_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_preset(tmp_path, hub_token="hf_x", hub_model_id="a/b", seed=7)
+    monkeypatch.chdir(tmp_path)
+    text = without_hub_settings(tmp_path / "tiny.yaml")
+    assert "hf_x" not in text and "a/b" not in text and "seed: 7" in text
+    write_preset(tmp_path, "mine", seed=7)
+    assert without_hub_settings(tmp_path / "mine.yaml") == (tmp_path / "mine.yaml").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import torch
+import yaml
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -31,7 +32,7 @@ from .arguments import (
 )
 from .collecting import collect_command, collect_into, default_folder, load_histories, make_collection, task_split
 from .interruption import SaveOnInterrupt
-from .preset import OneLineParser, find_preset, is_shipped, parse_settings
+from .preset import OneLineParser, find_preset, is_shipped, parse_settings, read_preset
 from .trainer import AlgorithmDistillationTrainer
 
 
@@ -51,6 +52,8 @@ LEARNING_ARGUMENTS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
 )
+# How the names of settings begin that say where a run is published, and with which token.
+HUB_SETTINGS = ("hub_", "push_to_hub")
 # Settings that name a repository on the Hub, or a folder here.
 LOCAL_SETTINGS = ("dataset", "model_name_or_path")
 # Packages whose versions stand in a checkpoint's card.
@@ -358,7 +361,8 @@ def fit_tokeniser(experiment: Experiment, source: Path | str, tokeniser: History
 
 def warn_of_short_context(histories: datasets.Dataset | None, context_length: int, say: Say) -> None:
     """Two episodes must fit into a context, else nothing that one showed can help in another."""
-    lengths = [] if histories is None else histories["episode_lengths"]
+    # Where a history is a single episode, all that can be learnt is learnt within it.
+    lengths = [of_one for of_one in ([] if histories is None else histories["episode_lengths"]) if len(of_one) > 1]
     longest = max((max(of_one, default=0) for of_one in lengths), default=0)
     if context_length < 2 * longest:
         say(
@@ -423,13 +427,20 @@ def write_settings(experiment: Experiment, argv: Sequence[str]) -> None:
     made = {
         "preset": experiment.preset.stem,
         # The content of a preset that does not come with the package.
-        "preset_text": None if shipped else experiment.preset.read_text(),
+        "preset_text": None if shipped else without_hub_settings(experiment.preset),
         "command": shlex.join(["accelerate", "launch", "-m", "algodistill.train", *repeatable(argv, experiment)]),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         "settings": experiment.settings(),
     }
     with whole_file(experiment.output / SETTINGS_FILE) as partial:
         partial.write_text(json.dumps(made, indent=1) + "\n")
+
+
+def without_hub_settings(preset: Path) -> str:
+    """The content of a preset without where a run is published, and with which token."""
+    settings = read_preset(preset)
+    kept = {name: value for name, value in settings.items() if not str(name).startswith(HUB_SETTINGS)}
+    return preset.read_text() if kept == settings else yaml.safe_dump(kept, sort_keys=False)
 
 
 def repeatable(argv: Sequence[str], experiment: Experiment) -> list[str]:
@@ -440,7 +451,7 @@ def repeatable(argv: Sequence[str], experiment: Experiment) -> list[str]:
     for argument in argv:
         if argument.startswith("--"):
             name, _, _ = argument[2:].replace("-", "_").partition("=")
-            keeping = not name.startswith(("hub_", "push_to_hub")) and name not in ("config", "output_dir")
+            keeping = not name.startswith(HUB_SETTINGS) and name not in ("config", "output_dir")
             keeping = keeping and not (name in LOCAL_SETTINGS and Path(str(experiment.named(name))).exists())
         if keeping:
             kept.append(argument)
