@@ -49,6 +49,7 @@ MODEL_FILES = {
     "modeling_algodistill.py",
     "preprocessor_config.json",
     "settings.json",
+    "spaces_algodistill.py",
     "tokenisation_algodistill.py",
 }
 DATASET_FILES = {

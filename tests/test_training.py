@@ -162,6 +162,7 @@ def test_run_folder_holds_what_it_should(finished: Path) -> None:
         "learning_curve.png",
         "modeling_algodistill.py",
         "configuration_algodistill.py",
+        "spaces_algodistill.py",
         "tokenisation_algodistill.py",
         "agent_algodistill.py",
         "checkpoint-4",
