@@ -15,7 +15,7 @@ from huggingface_hub import CardData
 CARD_FILE = "README.md"
 # A part of a card that is written anew each time, as the templates of `hub_cards/` mark it.
 _BEGIN = re.compile(r"<!-- algodistill: (\S+) ")
-_FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\n(?P<yaml>.*?)(?:(?<=\n)|\n)---[ \t]*(?:\n|\Z)", re.DOTALL)
+_FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(?P<yaml>.*?)(?:(?<=\n)|\r?\n)---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 # How the results of an in-context evaluation are told from others in a card's metadata.
 RESULT_TASK = "in-context reinforcement learning"
 # Metadata that says what the files are; the rest (licence, title, language) is the author's once it is there.
@@ -133,9 +133,9 @@ def plain(text: Any) -> str:
 
 def _split(card: str) -> tuple[str, str]:
     """The lines of a card's metadata, and its text."""
-    card = card.removeprefix("\ufeff").replace("\r\n", "\n")
+    card = card.removeprefix("\ufeff")
     match = _FRONT_MATTER.match(card)
-    return (match["yaml"], card[match.end() :]) if match else ("", card)
+    return (match["yaml"].replace("\r\n", "\n"), card[match.end() :]) if match else ("", card)
 
 
 def _read(block: str) -> dict[str, Any]:
