@@ -243,7 +243,7 @@ def test_pushed_files_are_weights_code_and_words(published: Published, lasting_h
         assert {path for path in commit.tree if not path.startswith(".")} <= {
             *("README.md", "config.json", "preprocessor_config.json", "model.safetensors", "settings.json"),
             *("in_context_evaluation.json", "learning_curve.png"),
-            *(f"{name}_algodistill.py" for name in ("agent", "configuration", "modeling", "tokenisation")),
+            *(f"{name}_algodistill.py" for name in ("agent", "configuration", "modeling", "spaces", "tokenisation")),
         }
         assert {"README.md", "model.safetensors", "modeling_algodistill.py"} <= set(commit.tree)
     # Nor has anything else ever been sent. Pickles and the archives of `torch.save` begin like this.
