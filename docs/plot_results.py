@@ -58,19 +58,23 @@ def draw_bandits(axes: Axes, results: dict[str, dict[str, Any]], paper: dict[str
 
 
 def main(runs: Path) -> None:
-    """Read the runs of the presets and draw them."""
+    """Read the runs of the presets that are there, and draw them."""
     paper = json.loads((DOCS / "paper_curves.json").read_text())
+    rooms = {name: runs / name / "in_context_evaluation.json" for name in ROOMS}
+    rooms = {name: file for name, file in rooms.items() if file.exists()}
     figure = Figure(figsize=(12, 7), dpi=130, layout="constrained")
     panels = figure.subplots(2, 2).ravel()
-    for axes, (preset, (title, curve)) in zip(panels, ROOMS.items(), strict=False):
-        result = json.loads((runs / preset / "in_context_evaluation.json").read_text())
-        draw_room(axes, title, result, paper[curve]["AD"])
+    for axes, (preset, file) in zip(panels, rooms.items(), strict=False):
+        title, curve = ROOMS[preset]
+        draw_room(axes, title, json.loads(file.read_text()), paper[curve]["AD"])
     panels[0].legend(frameon=False, fontsize=8)
     bandits = {
         name: {test: json.loads((runs / name / f"in_context_evaluation_{test}.json").read_text()) for test in TESTS}
         for name in BANDITS
     }
-    draw_bandits(panels[3], bandits, paper["figure_3_bandit"]["AD"])
+    draw_bandits(panels[len(rooms)], bandits, paper["figure_3_bandit"]["AD"])
+    for axes in panels[len(rooms) + 1 :]:
+        axes.remove()
     figure.savefig(DOCS / "results.png", metadata={"Software": None})
 
 
