@@ -54,7 +54,8 @@ def draw_bandits(axes: Axes, results: dict[str, dict[str, Any]], paper: dict[str
     axes.axhline(1, color=REFERENCE, linestyle="--", linewidth=1)
     axes.set_xticks(np.arange(3), TESTS)
     axes.set(title="Adversarial bandit", ylabel="reward, random 0, UCB1 1")
-    axes.legend(frameon=False, fontsize=8, loc="lower center")
+    axes.set_ylim(0, 1.35 * max(max(values) for values in bars.values()))
+    axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=3)
 
 
 def main(runs: Path) -> None:
