@@ -123,9 +123,12 @@ class StreamedHistoryWindows(IterableDataset):
 
     def _one_pass(self, stream: datasets.IterableDataset, rng: np.random.Generator) -> Iterator[Window]:
         """The windows of all histories, one history after the other."""
+        checked: set[tuple[str, str]] = set()
         for row in stream:
-            names, tasks = row["environment"].to_pylist(), row["task"].to_pylist()
-            check_histories(names, tasks, self._environment, self._held_out_tasks)
+            environment, task = row["environment"][0].as_py(), row["task"][0].as_py()
+            if (environment, task) not in checked:
+                check_histories([environment], [task], self._environment, self._held_out_tasks)
+                checked.add((environment, task))
             lengths = list_values(row["episode_lengths"])
             recorded = int(pa.compute.list_value_length(row["rewards"])[0].as_py())
             transitions = self.cutter.transitions(lengths, recorded)
