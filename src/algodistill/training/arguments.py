@@ -38,6 +38,14 @@ class HistoryArguments:
         default=False,
         metadata={"help": "Leave the dataset where it is and read it as a stream, without downloading it first."},
     )
+    tasks: JsonMapping | None = field(
+        default=None,
+        metadata={
+            "help": "The tasks, where the environment does not bring its own: {'list': [...]} or {'sample': {...}} (a "
+            "mapping; JSON on the command line). A task is what gymnasium.make is given ('kwargs'), reset "
+            "('options') or the environment's set_task ('set_task')."
+        },
+    )
     split_seed: int = field(default=1, metadata={"help": "Seed of the division of the tasks."})
     train_tasks: int = field(default=1, metadata={"help": "Number of tasks to train on."})
     validation_tasks: int = field(default=0, metadata={"help": "Number of tasks to tune on."})

@@ -20,7 +20,7 @@ from datasets.packaged_modules.cache.cache import Cache
 from datasets.packaged_modules.parquet.parquet import Parquet
 from filelock import FileLock
 
-from ..environments import TASK_DISTRIBUTIONS, TaskSplit
+from ..environments import TASK_DISTRIBUTIONS, TaskSplit, split_described_tasks
 from ..histories import Collection, collect_histories, config_name
 from ..histories.collecting import SHARD_TRANSITIONS, batches
 from ..histories.schema import SPLITS
@@ -102,19 +102,25 @@ def task_split(arguments: HistoryArguments) -> TaskSplit:
     Raises:
         ValueError: If the environment's tasks are not known or too few.
     """
+    numbers: dict[str, Any] = {
+        "split_seed": arguments.split_seed,
+        "train_tasks": arguments.train_tasks,
+        "validation_tasks": arguments.validation_tasks,
+        "test_tasks": arguments.test_tasks,
+    }
+    if arguments.tasks is not None:
+        return split_described_tasks(arguments.tasks, **numbers)
     if arguments.environment not in TASK_DISTRIBUTIONS:
         known = ", ".join(sorted(TASK_DISTRIBUTIONS))
-        raise ValueError(f"The tasks of environment {arguments.environment!r} are not known: choose one of {known}.")
+        raise ValueError(
+            f"The tasks of environment {arguments.environment!r} are not known: describe them as tasks={{'list': [...]}}"
+            f" or tasks={{'sample': {{...}}}}, or choose one of {known}."
+        )
     try:
         distribution = TASK_DISTRIBUTIONS[arguments.environment](**arguments.environment_kwargs)
     except TypeError as error:
         raise ValueError(f"environment_kwargs do not fit {arguments.environment}: {error}.") from error
-    return distribution.split(
-        split_seed=arguments.split_seed,
-        train_tasks=arguments.train_tasks,
-        validation_tasks=arguments.validation_tasks,
-        test_tasks=arguments.test_tasks,
-    )
+    return distribution.split(**numbers)
 
 
 def make_collection(arguments: HistoryArguments) -> Collection:
