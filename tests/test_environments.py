@@ -691,4 +691,6 @@ def test_every_environment_has_its_distribution(environment, distribution):
     env = gymnasium.make(environment)
     assert type(env.unwrapped.task_distribution) is distribution
     assert isinstance(TASK_DISTRIBUTIONS[environment](), distribution)
-    assert set(TASK_DISTRIBUTIONS) == {spec for spec in gymnasium.registry if spec.startswith("algodistill/")}
+    ours = {spec for spec in gymnasium.registry if spec.startswith("algodistill/")}
+    # The tasks of CartPole are what it is made with.
+    assert set(TASK_DISTRIBUTIONS) == ours - {"algodistill/CartPole-v0"}
