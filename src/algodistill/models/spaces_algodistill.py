@@ -245,9 +245,11 @@ def mu_law_expand(values: np.ndarray) -> np.ndarray:
 class ActionBins:
     """Bins of the dimensions of a bounded Box, by which its actions become indices and back.
 
-    A dimension has `bins` bins between its bounds: all equally wide (`"uniform"`), or equally wide after the mu-law
-    sign(x) ln(1 + mu |x|) / ln(1 + mu), mu = 255, which makes them finer near the middle of the range (`"mu_law"`).
-    Whole numbers of which there are no more than bins have one each.
+    The centres of a dimension's `bins` bins go from its lower bound to its upper one, both included: what is best is
+    often to push as hard as one can. They are equally far apart (`"uniform"`), or equally far after the mu-law
+    sign(x) ln(1 + mu |x|) / ln(1 + mu), mu = 255, which brings them closer to each other near the middle of the range
+    (`"mu_law"`). An action lies in the bin whose centre is nearest. Whole numbers of which there are no more than bins
+    have one each.
 
     Args:
         space (`Mapping`): A described Box with finite bounds.
@@ -261,7 +263,7 @@ class ActionBins:
     def __init__(self, space: Mapping[str, Any], bins: int, binning: str):
         self._space, dtype = space, np.dtype(space["dtype"])
         low, high = bounds_of(space)
-        places = np.arange(-bins, bins + 1) / bins  # edges, and centres between them
+        places = np.linspace(-1, 1, bins)
         places = mu_law_expand(places) if binning == "mu_law" else places
         # Of each dimension, the centres in the Box's own type, and the edges between the bins.
         self._dimensions = [_bins(*bounds, places, dtype) for bounds in zip(low.tolist(), high.tolist(), strict=True)]
@@ -289,17 +291,11 @@ class ActionBins:
 def _bins(low: float, high: float, places: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Centres of the bins of one dimension, ascending and of the type given, and the edges between them."""
     whole = dtype.kind != "f"
-    if whole and high - low < len(places) // 2:
-        centres = np.arange(int(low), int(high) + 1).astype(dtype)
+    if whole and high - low < len(places):
+        centres = np.arange(int(low), int(high) + 1)
     else:
-        within = np.clip(low + (places + 1) / 2 * (high - low), low, high)
-        edges, centres = within[2:-1:2], within[1::2]
-        # Real numbers are recorded as float32, and must be told apart there.
-        centres = np.rint(centres) if whole else np.clip(centres.astype(np.float32), low, high)
-        centres = centres.astype(dtype)
-        if (np.searchsorted(edges, centres.astype(np.float64), "right") == np.arange(len(centres))).all():
-            return centres, edges
-        # Bins narrower than what the type can tell apart become one.
-        centres = np.unique(centres)
+        centres = np.clip(low + (places + 1) / 2 * (high - low), low, high)
+        # Real numbers are recorded as float32, and must be told apart there: narrower bins become one.
+        centres = np.unique(np.rint(centres) if whole else np.clip(centres.astype(np.float32), low, high))
     exact = centres.astype(np.float64)
-    return centres, (exact[:-1] + exact[1:]) / 2
+    return centres.astype(dtype), (exact[:-1] + exact[1:]) / 2

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature, FeatureExtractionMixin
 
+from .configuration_algodistill import LAYOUTS
 from .spaces_algodistill import (
     BINNINGS,
     ActionBins,
@@ -25,7 +26,6 @@ from .spaces_algodistill import (
 )
 
 
-LAYOUTS = ("transition", "interleaved")
 # Labels of padding, which the loss passes over.
 IGNORED = -100
 # The parts of a step that can be hidden from the model, in the order of `token_mask`'s last axis.
@@ -79,10 +79,10 @@ class HistoryTokeniser(FeatureExtractionMixin):
         layout (`str`, *optional*, defaults to `"transition"`): As in the model's configuration.
         observation_bins (`int`, *optional*): Divide each dimension of continuous observations into so many equally
             wide bins, instead of reading them as numbers.
-        action_bins (`int`, *optional*, defaults to `21`): Bins of each dimension of continuous actions; with an odd
-            number, one lies in the middle of the range.
-        action_binning (`str`, *optional*, defaults to `"uniform"`): `"uniform"` makes these equally wide, `"mu_law"`
-            finer near the middle of the range.
+        action_bins (`int`, *optional*, defaults to `21`): Bins of each dimension of continuous actions, from its lower
+            bound to its upper one; with an odd number, one lies in the middle of the range.
+        action_binning (`str`, *optional*, defaults to `"uniform"`): `"uniform"` spaces these equally, `"mu_law"` more
+            closely near the middle of the range.
         observation_mean (`list[float]`, *optional*): Mean of each number of continuous observations, in the order of
             their leaves. By default the middle between the bounds, 0 where there are none.
         observation_std (`list[float]`, *optional*): Standard deviation of each of these. By default half the range

@@ -113,7 +113,7 @@ class ModelArguments:
     action_bins: int = field(default=21, metadata={"help": "Bins of each dimension of continuous actions."})
     action_binning: str = field(
         default="uniform",
-        metadata={"help": "'uniform' makes these equally wide, 'mu_law' finer near the middle of the range."},
+        metadata={"help": "'uniform' spaces these equally, 'mu_law' more closely near the middle of the range."},
     )
 
 
