@@ -17,26 +17,34 @@ DOCS = Path(__file__).parent
 OURS, SOURCE, PAPER, REFERENCE = "#1f5fa8", "#c8701a", "#a03c78", "#6b6b6b"
 ROOMS = {
     "dark_room": ("Dark Room, from Q-learning", "figure_4_dark_room"),
+    "dark_room_a2c": ("Dark Room, from A2C", "figure_4_dark_room"),
     "dark_room_posterior": ("Dark Room, from posterior sampling", "figure_4_dark_room"),
+    "dark_room_hard": ("Dark Room (Hard), from Q-learning", "figure_4_dark_room_hard"),
     "dark_key_to_door": ("Dark Key-to-Door, from Q-learning", "figure_4_dark_key_to_door"),
+    "frozen_lake": ("FrozenLake, from Q-learning", None),
+    "cart_pole": ("CartPole, from A2C", None),
+    "pendulum_sac": ("Pendulum, from SAC", None),
 }
 BANDITS = {"adversarial_bandit": "from UCB1", "adversarial_bandit_thompson": "from Thompson sampling"}
 TESTS = ("odd", "even", "uniform")
 
 
-def draw_room(axes: Axes, title: str, result: dict[str, Any], paper: list[list[float]]) -> None:
-    """In-context episodes on a logarithmic axis: the paper's go on to a thousand."""
+def draw_room(axes: Axes, title: str, result: dict[str, Any], paper: list[list[float]] | None) -> None:
+    """Returns by episode, on a logarithmic axis beside the paper's, which go on to a thousand."""
     mean, error = (np.array(result["episode_return"][name]) for name in ("mean", "standard_error"))
     episodes = np.arange(1, len(mean) + 1)
     axes.fill_between(episodes, mean - error, mean + error, color=OURS, alpha=0.25, linewidth=0)
     axes.plot(episodes, mean, color=OURS, linewidth=2, label="algodistill")
     source = result["references"]["source"]["mean"]
     axes.plot(np.arange(1, len(source) + 1), source, color=SOURCE, linewidth=1.2, label="its source")
-    points = np.array([point for point in paper if point[0] >= 1])
-    axes.plot(points[:, 0], points[:, 1], color=PAPER, linewidth=1.5, label="AD of Laskin et al. 2022")
-    axes.axhline(result["references"]["optimal"], color=REFERENCE, linestyle="--", linewidth=1, label="optimal")
-    axes.axhline(result["references"]["random"], color=REFERENCE, linestyle=":", linewidth=1, label="random")
-    axes.set(title=title, xscale="log", xlabel="episode", ylabel="return", ylim=(0, None))
+    axes.set(title=title, xlabel="episode", ylabel="return")
+    if paper is not None:
+        points = np.array([point for point in paper if point[0] >= 1])
+        axes.plot(points[:, 0], points[:, 1], color=PAPER, linewidth=1.5, label="AD of Laskin et al. 2022")
+        axes.set(xscale="log", ylim=(0, None))
+    for name, style in (("optimal", "--"), ("random", ":")):
+        if result["references"][name] is not None:
+            axes.axhline(result["references"][name], color=REFERENCE, linestyle=style, linewidth=1, label=name)
 
 
 def draw_bandits(axes: Axes, results: dict[str, dict[str, Any]], paper: dict[str, float]) -> None:
@@ -63,11 +71,12 @@ def main(runs: Path) -> None:
     paper = json.loads((DOCS / "paper_curves.json").read_text())
     rooms = {name: runs / name / "in_context_evaluation.json" for name in ROOMS}
     rooms = {name: file for name, file in rooms.items() if file.exists()}
-    figure = Figure(figsize=(12, 7), dpi=130, layout="constrained")
-    panels = figure.subplots(2, 2).ravel()
+    rows = -(-(len(rooms) + 1) // 3)
+    figure = Figure(figsize=(14, 3.6 * rows), dpi=120, layout="constrained")
+    panels = figure.subplots(rows, 3).ravel()
     for axes, (preset, file) in zip(panels, rooms.items(), strict=False):
         title, curve = ROOMS[preset]
-        draw_room(axes, title, json.loads(file.read_text()), paper[curve]["AD"])
+        draw_room(axes, title, json.loads(file.read_text()), paper[curve]["AD"] if curve else None)
     panels[0].legend(frameon=False, fontsize=8)
     bandits = {
         name: {test: json.loads((runs / name / f"in_context_evaluation_{test}.json").read_text()) for test in TESTS}

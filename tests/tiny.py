@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 
-from algodistill.histories.spaces import leaf_spaces, leaves
 from algodistill.models import AlgorithmDistillationConfig, AlgorithmDistillationModel, HistoryTokeniser
+from algodistill.models.spaces_algodistill import describe_space, leaves
 
 
 # Every decoder with two layers of width 32, and weights large enough for the history to show in the logits.
@@ -156,9 +156,9 @@ def random_window(
     episode_starts = rng.random(steps) < 0.25
     episode_starts[0] |= history_start
     previous = random_elements(action_space, (), rng)
-    observations = leaves(observation_space, random_elements(observation_space, (steps,), rng))
+    observations = leaves(describe_space(observation_space), random_elements(observation_space, (steps,), rng))
     return {
-        "observations": observations[""] if "" in leaf_spaces(observation_space) else observations,
+        "observations": observations.get("", observations),
         "actions": random_elements(action_space, (steps,), rng),
         "rewards": rng.normal(size=steps).astype(np.float32),
         "episode_starts": episode_starts,

@@ -11,10 +11,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..environments import TASK_DISTRIBUTIONS, Task, make_environments
+from ..models.spaces_algodistill import describe_space, leaf_name
 from ..sources import SOURCES
 from .schema import history_table, step_columns, task_json
-from .spaces import leaf_column, leaf_spaces, smallest_dtype
-from .writing import flat_columns, shard_path, write_shard
+from .spaces import flat_columns, leaf_spaces, smallest_dtype
+from .writing import shard_path, write_shard
 
 
 # Transitions that one batch of learners holds in memory before they are written as one shard.
@@ -159,10 +160,10 @@ class _Recording:
     """The transitions of a batch of learners, time first, in blocks that are added as they run."""
 
     def __init__(self, learners: int, observation_space: gymnasium.Space, action_space: gymnasium.Space):
-        self._observation_space = observation_space
+        self._observation_space = describe_space(observation_space)
         self._kinds: dict[str, tuple[tuple[int, ...], Any]] = {
             **{
-                leaf_column("observations", path): ((learners, *(leaf.shape or ())), smallest_dtype(leaf))
+                leaf_name("observations", path): ((learners, *(leaf.shape or ())), smallest_dtype(leaf))
                 for path, leaf in leaf_spaces(observation_space).items()
             },
             "actions": ((learners, *(action_space.shape or ())), smallest_dtype(action_space)),

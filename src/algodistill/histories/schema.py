@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from ..environments import Task
-from .spaces import SEPARATOR, check_action_space, leaf_column, leaf_spaces, smallest_dtype, space_bounds, space_width
+from ..models.spaces_algodistill import SEPARATOR, check_action_space, describe_space, leaf_name
+from .spaces import leaf_spaces, smallest_dtype, space_bounds, space_width
 
 
 # One row is everything that one learner did, in order. `description` columns say whose history it is, `step` columns
@@ -43,7 +44,7 @@ def config_name(environment: str) -> str:
 
 def step_columns(observation_space: gymnasium.Space) -> tuple[str, ...]:
     """The columns with one entry a transition: the `STEP_COLUMNS`, or one for each leaf of nested observations."""
-    columns = [leaf_column("observations", path) for path in leaf_spaces(observation_space)]
+    columns = [leaf_name("observations", path) for path in leaf_spaces(observation_space)]
     return (*columns, *STEP_COLUMNS[1:])
 
 
@@ -60,7 +61,7 @@ def history_features(observation_space: gymnasium.Space, action_space: gymnasium
     Raises:
         ValueError: If histories of a space cannot be recorded.
     """
-    check_action_space(action_space)
+    check_action_space(describe_space(action_space), action_space)
 
     def steps(space: gymnasium.Space) -> Any:
         dtype, width = smallest_dtype(space).name, space_width(space)
@@ -73,9 +74,7 @@ def history_features(observation_space: gymnasium.Space, action_space: gymnasium
             "environment": datasets.Value("string"),
             "algorithm": datasets.Value("string"),
             "seed": datasets.Value("int64"),
-            **{
-                leaf_column("observations", path): steps(leaf) for path, leaf in leaf_spaces(observation_space).items()
-            },
+            **{leaf_name("observations", path): steps(leaf) for path, leaf in leaf_spaces(observation_space).items()},
             "actions": steps(action_space),
             "rewards": datasets.List(datasets.Value("float32")),
             "terminations": datasets.List(datasets.Value("bool")),
@@ -116,7 +115,7 @@ def history_table(
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     features = history_features(observation_space, action_space)
-    spaces = {leaf_column("observations", path): leaf for path, leaf in leaf_spaces(observation_space).items()}
+    spaces = {leaf_name("observations", path): leaf for path, leaf in leaf_spaces(observation_space).items()}
     spaces["actions"] = action_space
     columns = step_columns(observation_space)
     for column in columns:

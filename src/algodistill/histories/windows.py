@@ -9,8 +9,8 @@ import pyarrow as pa
 from torch.utils.data import Dataset
 
 from ..environments import Task
+from ..models.spaces_algodistill import SEPARATOR
 from .schema import COLUMNS, observation_columns, task_json
-from .spaces import SEPARATOR
 
 
 # Arrays, but for the `observations` of a Dict or Tuple space: a dict from the paths of the leaves to their arrays.

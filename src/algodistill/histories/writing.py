@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from ..environments import Task
+from ..models.spaces_algodistill import describe_space
 from .schema import ROW_GROUP_BYTES, SPLITS, config_name, history_features, history_table, step_columns, task_json
-from .spaces import leaf_column, leaves
+from .spaces import flat_columns
 
 
 def shard_path(folder: Path, environment: str, split: str, index: int) -> Path:
@@ -40,19 +41,6 @@ def write_shard(path: Path, table: pa.Table) -> None:
         pa.parquet.write_table(table, partial, row_group_size=rows, compression="zstd", write_page_index=True)
 
 
-def flat_columns(observation_space: gymnasium.Space, steps: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a dataset from transitions whose `observations` may be nested as their space is.
-
-    Raises:
-        ValueError: If they have other parts than the space.
-    """
-    columns = {name: values for name, values in steps.items() if name != "observations"}
-    if "observations" in steps:
-        for path, leaf in leaves(observation_space, steps["observations"]).items():
-            columns[leaf_column("observations", path)] = leaf
-    return columns
-
-
 class HistoryRecorder:
     """One learning history while it is being recorded; made by [`HistoryWriter.record`].
 
@@ -61,7 +49,7 @@ class HistoryRecorder:
     """
 
     def __init__(self, observation_space: gymnasium.Space) -> None:
-        self._observation_space = observation_space
+        self._observation_space = describe_space(observation_space)
         self._steps: dict[str, list[Any]] = {column: [] for column in step_columns(observation_space)}
 
     def __len__(self) -> int:

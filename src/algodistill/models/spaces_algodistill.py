@@ -39,7 +39,7 @@ def _describe(whole: Any, space: Any, path: str) -> dict[str, Any]:
         return {"type": kind, "shape": list(space.shape), "dtype": space.dtype.name}
     if kind == "Box":
         if 0 in space.shape:
-            raise ValueError(f"The space {whole} cannot be tokenised: {where}an element of it holds no number.")
+            raise ValueError(f"The space {whole} cannot be used: {where}an element of it holds no number.")
         bounds = {
             "low": _describe_bounds(space.low, space.bounded_below),
             "high": _describe_bounds(space.high, space.bounded_above),
@@ -47,16 +47,16 @@ def _describe(whole: Any, space: Any, path: str) -> dict[str, Any]:
         return {"type": kind, "shape": list(space.shape), **bounds, "dtype": space.dtype.name}
     if kind is None:
         raise ValueError(
-            f"The space {whole} cannot be tokenised: {where}expected Discrete, MultiDiscrete, MultiBinary or Box, or "
+            f"The space {whole} cannot be used: {where}expected Discrete, MultiDiscrete, MultiBinary or Box, or "
             "for observations a Dict or Tuple of these."
         )
     parts = dict(space.spaces) if kind == "Dict" else dict(enumerate(space.spaces))
     if not parts:
-        raise ValueError(f"The space {whole} cannot be tokenised: {where}it has no part.")
+        raise ValueError(f"The space {whole} cannot be used: {where}it has no part.")
     for name in parts:
         if kind == "Dict" and (not isinstance(name, str) or not name or SEPARATOR in name):
             raise ValueError(
-                f"The space {whole} cannot be tokenised: the name {name!r} of a part cannot stand in a column's "
+                f"The space {whole} cannot be used: the name {name!r} of a part cannot stand in a column's "
                 f"name, expected a string without {SEPARATOR!r}."
             )
     described_parts = {name: _describe(whole, parts[name], _join(path, name)) for name in sorted(parts)}
@@ -227,12 +227,12 @@ def check_action_space(space: Mapping[str, Any], shown: Any) -> None:
     """Raise a `ValueError`, which shows the space as the user knows it, if its actions cannot be predicted."""
     if space["type"] in NESTED:
         raise ValueError(
-            f"Actions of the space {shown} cannot be tokenised: expected Discrete, MultiDiscrete, MultiBinary or a "
+            f"Actions of the space {shown} cannot be used: expected Discrete, MultiDiscrete, MultiBinary or a "
             "bounded Box."
         )
     if space["type"] == "Box" and not np.isfinite(np.concatenate(bounds_of(space))).all():
         raise ValueError(
-            f"Actions of the space {shown} cannot be tokenised: a Box of actions is divided into bins between its "
+            f"Actions of the space {shown} cannot be used: a Box of actions is divided into bins between its "
             "bounds, expected finite ones (gymnasium.wrappers.TransformAction can set them)."
         )
 

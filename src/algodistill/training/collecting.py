@@ -113,8 +113,8 @@ def task_split(arguments: HistoryArguments) -> TaskSplit:
     if arguments.environment not in TASK_DISTRIBUTIONS:
         known = ", ".join(sorted(TASK_DISTRIBUTIONS))
         raise ValueError(
-            f"The tasks of environment {arguments.environment!r} are not known: describe them as tasks={{'list': [...]}}"
-            f" or tasks={{'sample': {{...}}}}, or choose one of {known}."
+            f"The tasks of environment {arguments.environment!r} are not known: describe them by "
+            f"tasks={{'list': [...]}} or tasks={{'sample': {{...}}}}, or choose one of {known}."
         )
     try:
         distribution = TASK_DISTRIBUTIONS[arguments.environment](**arguments.environment_kwargs)
