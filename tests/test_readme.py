@@ -53,7 +53,7 @@ def test_acting_takes_about_ten_lines_and_works(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_own_environment_is_learnt_in_context(tmp_path: Path) -> None:
-    last_line = run_code(code_below("Your own environment"), tmp_path).strip().splitlines()
+    last_line = run_code(code_below("Your own algorithm"), tmp_path).strip().splitlines()
     returns = [float(number) for number in re.findall(r"\d+\.\d*", " ".join(last_line[-2:]).rsplit("[", 1)[1])]
     assert len(returns) == 10
     # Guessing opens a fifth of both dials; whoever remembers what failed has them all by the fifth episode.
