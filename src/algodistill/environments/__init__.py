@@ -1,6 +1,6 @@
 """Environments whose task is hidden, single and vectorised, and the distributions that their tasks come from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from .cart_pole import CartPoleEnv
 from .dark_key_to_door import DarkKeyToDoorEnv, DarkKeyToDoorTasks, DarkKeyToDoorVectorEnv
 from .dark_room import DarkRoomEnv, DarkRoomTasks, DarkRoomVectorEnv
 from .described_tasks import split_described_tasks
-from .making import make_environment, make_environments
+from .making import is_described, make_environment, make_environments
 from .tasks import Task, TaskDistribution, TaskSplit, split_tasks
 
 
@@ -30,6 +30,7 @@ __all__ = [
     "Task",
     "TaskDistribution",
     "TaskSplit",
+    "known_distribution",
     "make_environment",
     "make_environments",
     "split_described_tasks",
@@ -45,6 +46,15 @@ TASK_DISTRIBUTIONS: dict[str, Callable[..., TaskDistribution]] = {
     "algodistill/DarkRoomHard-v0": partial(DarkRoomTasks, **HARD),
     "algodistill/DarkKeyToDoor-v0": DarkKeyToDoorTasks,
 }
+
+
+def known_distribution(
+    environment: str, environment_kwargs: Mapping[str, Any], tasks: Sequence[Task]
+) -> TaskDistribution | None:
+    """The distribution that tasks of an environment are of; `None` if it has none, or they are described instead."""
+    if environment not in TASK_DISTRIBUTIONS or any(is_described(task) for task in tasks):
+        return None
+    return TASK_DISTRIBUTIONS[environment](**environment_kwargs)
 
 
 def _register(name: str, module: str, kind: str, kwargs: dict[str, Any] | None = None) -> None:

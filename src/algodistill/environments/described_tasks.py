@@ -1,12 +1,13 @@
 """Tasks of environments from elsewhere, listed in a preset or drawn as it says."""
 
-import importlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from .making import import_named
 from .tasks import Task, TaskSplit, split_tasks
 
 
@@ -33,6 +34,8 @@ def split_described_tasks(
     * `{"choice": [...]}`: one of these,
     * `{"call": "module:function", ...}`: what that function returns for these keyword arguments and a `seed`.
 
+    What is chosen from, and what a function is called with, may itself be drawn.
+
     Args:
         description (`Mapping`): The tasks; no two are the same.
         split_seed (`int`): Seed of the division, and of what is drawn.
@@ -52,9 +55,10 @@ def split_described_tasks(
     if not isinstance(description, Mapping) or len(description) != 1:
         raise ValueError(f"tasks={description!r} cannot be read: {DESCRIPTION}.")
     ((kind, value),) = description.items()
-    if kind == "list" and isinstance(value, list) and all(isinstance(task, Mapping) for task in value):
-        texts = [json.dumps(task, sort_keys=True) for task in value]
-        if repeated := [text for index, text in enumerate(texts) if text in texts[:index]]:
+    if kind == "list" and isinstance(value, list):
+        if wrong := [task for task in value if not isinstance(task, Mapping)]:
+            raise ValueError(f"The task {wrong[0]!r} of the list is not a mapping, such as {{'kwargs': {{...}}}}.")
+        if repeated := [text for text, times in Counter(map(_as_json, value)).items() if times > 1]:
             raise ValueError(f"The task {repeated[0]} is listed more than once.")
         return split_tasks([dict(task) for task in value], **numbers)
     if kind != "sample" or not isinstance(value, Mapping):
@@ -70,20 +74,25 @@ def _draw_tasks(template: Mapping[str, Any], count: int, rng: np.random.Generato
     drawn: dict[str, Task] = {}
     repeated = 0
     while len(drawn) < count and repeated < MAX_REPEATED_DRAWS:
-        task = _draw(template, rng)
-        try:
-            text = json.dumps(task, sort_keys=True)
-        except TypeError as error:
-            raise ValueError(f"The task {task!r} that was drawn cannot be written as JSON: {error}") from error
+        text = _as_json(_draw(template, rng))
         repeated = repeated + 1 if text in drawn else 0
         # As it is read back, so that what is recorded is what was run.
         drawn.setdefault(text, json.loads(text))
     if len(drawn) < count:
         raise ValueError(
             f"{count} tasks are asked for, but {MAX_REPEATED_DRAWS} draws in a row brought none beside the "
-            f"{len(drawn)} that there are: ask for fewer, or draw from more."
+            f"{len(drawn)} found before: ask for fewer, or draw from more."
         )
     return list(drawn.values())
+
+
+def _as_json(task: Task) -> str:
+    try:
+        return json.dumps(task, sort_keys=True)
+    except TypeError as error:
+        raise ValueError(
+            f"The task {task!r} cannot be written as JSON: {error}. Have it hold numbers, texts, lists and mappings."
+        ) from error
 
 
 def _draw(value: Any, rng: np.random.Generator) -> Any:
@@ -93,7 +102,8 @@ def _draw(value: Any, rng: np.random.Generator) -> Any:
     if not isinstance(value, Mapping):
         return value
     if "call" in value:
-        return _call(value["call"], {key: item for key, item in value.items() if key != "call"}, rng)
+        kwargs = {key: _draw(item, rng) for key, item in value.items() if key != "call"}
+        return _call(value["call"], kwargs, rng)
     if len(value) == 1:
         ((kind, among),) = value.items()
         if kind in ("uniform", "integers"):
@@ -101,7 +111,7 @@ def _draw(value: Any, rng: np.random.Generator) -> Any:
         if kind == "choice":
             if not isinstance(among, list) or not among:
                 raise ValueError(f"choice: {among!r} cannot be drawn from: expected a list.")
-            return among[int(rng.integers(len(among)))]
+            return _draw(among[int(rng.integers(len(among)))], rng)
     return {key: _draw(item, rng) for key, item in value.items()}
 
 
@@ -113,15 +123,15 @@ def _draw_number(kind: str, bounds: Any, rng: np.random.Generator) -> float | in
         kinds = "whole numbers" if kind == "integers" else "numbers"
         raise ValueError(f"{kind}: {bounds!r} cannot be drawn from: expected two {kinds}, the lower one first.")
     low, high = bounds
-    return int(rng.integers(low, high, endpoint=True)) if kind == "integers" else float(rng.uniform(low, high))
+    try:
+        return int(rng.integers(low, high, endpoint=True)) if kind == "integers" else float(rng.uniform(low, high))
+    except (OverflowError, ValueError) as error:
+        raise ValueError(f"{kind}: {bounds!r} cannot be drawn from: {error}.") from error
 
 
 def _call(name: Any, kwargs: Mapping[str, Any], rng: np.random.Generator) -> Any:
     module, separator, function = str(name).partition(":")
-    try:
-        called = getattr(importlib.import_module(module), function) if separator else None
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"call: {name!r} is not to be found: {error}.") from error
+    called = getattr(import_named(module), function, None) if separator else None
     if not callable(called):
         raise ValueError(f"call: {name!r} names no function: expected module:function.")
     try:

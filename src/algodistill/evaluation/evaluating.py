@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 
-from ..environments import TASK_DISTRIBUTIONS, Task
+from ..environments import Task, known_distribution
 from ..histories import Collection
 from ..histories.collecting import Batch, run_learners
 from ..models import AlgorithmDistillationConfig, AlgorithmDistillationModel, HistoryTokeniser
@@ -143,9 +143,8 @@ def standard_error(per_task: np.ndarray) -> list[float | None]:
 
 def task_id(environment: str, environment_kwargs: Mapping[str, Any], task: Task) -> str:
     """The task's id in its distribution, or the task itself as JSON where no distribution is known."""
-    if environment in TASK_DISTRIBUTIONS:
-        return TASK_DISTRIBUTIONS[environment](**environment_kwargs).task_id(task)
-    return json.dumps(task, sort_keys=True)
+    distribution = known_distribution(environment, environment_kwargs, [task])
+    return json.dumps(task, sort_keys=True) if distribution is None else distribution.task_id(task)
 
 
 def references(
@@ -156,8 +155,8 @@ def references(
 ) -> dict[str, Any]:
     """Exact returns of random and optimal behaviour, and the source algorithm's curve, as far as they are known."""
     result: dict[str, Any] = {"random": None, "optimal": None, "source": None}
-    if environment in TASK_DISTRIBUTIONS:
-        distribution = TASK_DISTRIBUTIONS[environment](**environment_kwargs)
+    distribution = known_distribution(environment, environment_kwargs, tasks)
+    if distribution is not None:
         result["random"] = float(np.mean([distribution.random_return(task) for task in tasks]))
         result["optimal"] = float(np.mean([distribution.optimal_return(task) for task in tasks]))
     for source in REFERENCE_SOURCES.get(environment, ()):

@@ -119,6 +119,16 @@ def _check_source(collection: Collection) -> None:
         raise ValueError(f"source_kwargs do not fit {collection.source}: {error}.") from error
 
 
+def check_tasks(collection: Collection) -> None:
+    """Make the environments of all tasks: a wrong task is found before anything is written.
+
+    Raises:
+        ValueError: If one cannot be made, or their spaces differ.
+    """
+    every_task = [task for tasks in collection.tasks.values() for task in tasks]
+    make_environments(collection.environment, every_task, **collection.environment_kwargs).close()
+
+
 def _typical_episode_length(collection: Collection) -> int:
     """Steps in the first episode of random actions: it sets only how many learners share a shard."""
     task = next(iter(next(iter(collection.tasks.values()))))

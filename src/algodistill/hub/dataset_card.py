@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from huggingface_hub import DatasetCardData
 
-from ..environments import TASK_DISTRIBUTIONS
+from ..environments import known_distribution
 from ..evaluation import CURVE_FILE, named_episodes, plot_source_curves, standard_error
 from ..histories import config_name
 from ..histories.schema import SPLITS
@@ -165,7 +165,7 @@ def _about_environment(environment: str) -> str:
     spec = gymnasium.registry.get(environment)
     if spec is None or not environment.startswith("algodistill/"):
         return ""
-    return _about(gymnasium.envs.registration.load_env_creator(str(spec.vector_entry_point)))
+    return _about(gymnasium.envs.registration.load_env_creator(str(spec.vector_entry_point or spec.entry_point)))
 
 
 def _about(documented: Any) -> str:
@@ -239,14 +239,15 @@ def _summarise(table: pa.Table) -> Split:
 def plot_part(part: Part, path: Path) -> None:
     """Draw the source algorithm's learning curve on each split's tasks, beside random and optimal behaviour."""
     references = {}
-    if part.environment in TASK_DISTRIBUTIONS and part.collection is not None:
+    if part.collection is not None:
         collected = part.collection["collection"]
-        distribution = TASK_DISTRIBUTIONS[part.environment](**collected["environment_kwargs"])
         tasks = [task for tasks in collected["tasks"].values() for task in tasks]
-        references = {
-            "random": float(np.mean([distribution.random_return(task) for task in tasks])),
-            "optimal": float(np.mean([distribution.optimal_return(task) for task in tasks])),
-        }
+        distribution = known_distribution(part.environment, collected["environment_kwargs"], tasks)
+        if distribution is not None:
+            references = {
+                "random": float(np.mean([distribution.random_return(task) for task in tasks])),
+                "optimal": float(np.mean([distribution.optimal_return(task) for task in tasks])),
+            }
     curves = {
         f"{name}: {split.tasks} tasks, {split.histories} learners": (split.mean, split.error)
         for name, split in part.splits.items()

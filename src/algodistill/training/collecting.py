@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from ..environments import TASK_DISTRIBUTIONS, TaskSplit, split_described_tasks
 from ..histories import Collection, collect_histories, config_name
-from ..histories.collecting import SHARD_TRANSITIONS, batches
+from ..histories.collecting import SHARD_TRANSITIONS, batches, check_tasks
 from ..histories.schema import SPLITS
 from ..histories.writing import shard_path, whole_file
 from ..hub import CARD_FILE, COLLECTION_FILE, history_shards, write_dataset_card
@@ -178,6 +178,7 @@ def _collect_into(folder: Path, collection: Collection, how: dict[str, Any], *, 
     elif folder.exists() and any(file.is_file() and not file.name.startswith(".") for file in folder.rglob("*")):
         raise ValueError(f"{folder} holds something that is not a collection of histories: choose another folder.")
     else:
+        check_tasks(collection)
         made = {
             "fingerprint": hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest(),
             **how,

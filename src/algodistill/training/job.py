@@ -312,7 +312,9 @@ def describe(windows: HistoryWindows | StreamedHistoryWindows) -> str:
 def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDistillationModel, HistoryTokeniser]:
     """Build the model and its tokeniser for the experiment's environment, or load those to start from."""
     histories, arguments = experiment.histories, experiment.model
-    envs = make_environments(histories.environment, split.train[:1], **histories.environment_kwargs)
+    # With the test tasks, so that they are not found to be wrong when the training is done.
+    tasks = [*split.train[:1], *split.test]
+    envs = make_environments(histories.environment, tasks, **histories.environment_kwargs)
     spaces = envs.single_observation_space, envs.single_action_space
     envs.close()
     if arguments.model_name_or_path is not None:

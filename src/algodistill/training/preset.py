@@ -64,7 +64,8 @@ def _as_options(settings: dict[str, Any]) -> list[str]:
         if isinstance(value, list):
             options += [f"--{key}", *map(str, value)]
         elif isinstance(value, dict):
-            options.append(f"--{key}={json.dumps(value)}")
+            # What else YAML can hold, such as dates, is text on the command line.
+            options.append(f"--{key}={json.dumps(value, default=str)}")
         elif value is not None:
             options.append(f"--{key}={value}")
     return options
