@@ -34,7 +34,8 @@ def split_described_tasks(
     * `{"choice": [...]}`: one of these,
     * `{"call": "module:function", ...}`: what that function returns for these keyword arguments and a `seed`.
 
-    What is chosen from, and what a function is called with, may itself be drawn.
+    What is chosen from, and what a function is called with, may itself be drawn. The tasks drawn first train, the next
+    validate, the rest test.
 
     Args:
         description (`Mapping`): The tasks; no two are the same.
@@ -46,12 +47,6 @@ def split_described_tasks(
     Raises:
         ValueError: If the description cannot be read, or there are fewer tasks than are asked for.
     """
-    numbers: dict[str, Any] = {
-        "split_seed": split_seed,
-        "train_tasks": train_tasks,
-        "validation_tasks": validation_tasks,
-        "test_tasks": test_tasks,
-    }
     if not isinstance(description, Mapping) or len(description) != 1:
         raise ValueError(f"tasks={description!r} cannot be read: {DESCRIPTION}.")
     ((kind, value),) = description.items()
@@ -60,13 +55,25 @@ def split_described_tasks(
             raise ValueError(f"The task {wrong[0]!r} of the list is not a mapping, such as {{'kwargs': {{...}}}}.")
         if repeated := [text for text, times in Counter(map(_as_json, value)).items() if times > 1]:
             raise ValueError(f"The task {repeated[0]} is listed more than once.")
-        return split_tasks([dict(task) for task in value], **numbers)
+        return split_tasks(
+            [dict(task) for task in value],
+            split_seed=split_seed,
+            train_tasks=train_tasks,
+            validation_tasks=validation_tasks,
+            test_tasks=test_tasks,
+        )
     if kind != "sample" or not isinstance(value, Mapping):
         raise ValueError(f"tasks={description!r} cannot be read: {DESCRIPTION}.")
     if test_tasks is None:
         raise ValueError("How many tasks to hold out has to be said where they are drawn: give test_tasks.")
-    count = train_tasks + validation_tasks + test_tasks
-    return split_tasks(_draw_tasks(value, count, np.random.default_rng(split_seed)), **numbers)
+    if train_tasks < 1 or validation_tasks < 0 or test_tasks < 0:
+        raise ValueError(
+            f"train_tasks={train_tasks}, validation_tasks={validation_tasks} and test_tasks={test_tasks} are out of "
+            "range: at least one must train."
+        )
+    tasks = _draw_tasks(value, train_tasks + validation_tasks + test_tasks, np.random.default_rng(split_seed))
+    test_start = train_tasks + validation_tasks
+    return TaskSplit(tasks[:train_tasks], tasks[train_tasks:test_start], {"test": tasks[test_start:]})
 
 
 def _draw_tasks(template: Mapping[str, Any], count: int, rng: np.random.Generator) -> list[Task]:
