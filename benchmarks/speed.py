@@ -1,6 +1,6 @@
 """Speed of collecting, training and evaluating, beside what the machine itself can do.
 
-    python benchmarks/speed.py [collecting] [training] [evaluation]
+    python benchmarks/speed.py [collecting] [sources] [training] [evaluation]
 
 Everything by default. Give it the machine to itself: other work shows in the figures.
 """
@@ -11,20 +11,33 @@ import platform
 import resource
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from algodistill import AlgorithmDistillationTrainer, AlgorithmDistillationTrainingArguments, HistoryWindows
-from algodistill.environments import DarkRoomTasks, make_environments
+from algodistill.environments import AdversarialBanditTasks, DarkRoomTasks, make_environments
 from algodistill.evaluation import rollout
+from algodistill.histories.collecting import Collection, batches, run_learners
 from algodistill.models import AlgorithmDistillationConfig, AlgorithmDistillationModel, HistoryTokeniser
 from algodistill.training import collect
 
 
 ENVIRONMENT = "algodistill/DarkRoom-v0"
+BANDIT = "algodistill/AdversarialBandit-v0"
+# Environment, learners on each task, episodes and settings of each source: some seconds of work.
+SOURCES = {
+    "q_learning": (ENVIRONMENT, 64, 30, {}),
+    "posterior_sampling": (ENVIRONMENT, 64, 30, {}),
+    "a2c": (ENVIRONMENT, 4, 30, {"streams": 16}),
+    "dqn": (ENVIRONMENT, 4, 30, {}),
+    "ucb1": (BANDIT, 2, 1, {}),
+    "thompson": (BANDIT, 2, 1, {}),
+}
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -64,6 +77,28 @@ def measure_collecting(folder: Path, learners_per_task: int) -> None:
         f"collecting  {transitions / seconds:,.0f} transitions/s: {transitions:,} in {seconds:.1f} s, "
         f"{megabytes:,.0f} MB on disk, {memory:.2f} GB of memory at most (torch included)"
     )
+
+
+def measure_sources() -> None:
+    """Each source as it is collected, but for the writing: learners, their environments, and the recording."""
+    tasks = {
+        ENVIRONMENT: DarkRoomTasks().tasks(),
+        BANDIT: AdversarialBanditTasks().sample(10_000, np.random.default_rng(0)),
+    }
+    for source, (environment, learners_per_task, episodes, settings) in SOURCES.items():
+        collection = Collection(
+            environment, source, {"train": tasks[environment]}, learners_per_task, episodes, source_kwargs=settings
+        )
+        batch, bar = batches(collection)[0], tqdm(disable=True)
+        run_learners(replace(collection, episodes=1), batch, bar)
+        start = time.perf_counter()
+        histories = run_learners(collection, batch, bar)
+        seconds = time.perf_counter() - start
+        steps = sum(map(len, histories["actions"]))
+        print(
+            f"sources     {steps / seconds:,.0f} environment steps/s: {source} in {len(batch.tasks):,} environments "
+            f"of {environment.split('/')[1]}, {torch.get_num_threads()} threads"
+        )
 
 
 def measure_training(folder: Path, steps: int) -> None:
@@ -127,11 +162,11 @@ def default_model() -> tuple[AlgorithmDistillationModel, HistoryTokeniser]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="collecting, training, evaluation (default: all)")
+    parser.add_argument("what", nargs="*", help="collecting, sources, training, evaluation (default: all)")
     parser.add_argument("--learners_per_task", type=int, default=160, help="learners to collect (default: 160)")
     parser.add_argument("--steps", type=int, default=100, help="training steps (default: 100)")
     arguments = parser.parse_args()
-    what = arguments.what or ["collecting", "training", "evaluation"]
+    what = arguments.what or ["collecting", "sources", "training", "evaluation"]
     torch.set_num_threads(CORES)
     with tempfile.TemporaryDirectory() as scratch:
         datasets.config.HF_DATASETS_CACHE = Path(scratch) / "cache"
@@ -139,6 +174,8 @@ def main() -> None:
         if "collecting" in what:
             measure_collecting(Path(scratch) / "collecting", arguments.learners_per_task)
         measure_machine()
+        if "sources" in what:
+            measure_sources()
         if "training" in what:
             measure_training(Path(scratch) / "training", arguments.steps)
         if "evaluation" in what:

@@ -15,6 +15,13 @@ from algodistill.sources import A2C, DQN
 from algodistill.sources.networks import Features, Networks, clip_gradients
 
 
+@pytest.fixture
+def double_precision():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 # What networks see.
 
 
@@ -85,6 +92,18 @@ def test_networks_are_many_perceptrons_with_weights_of_their_own():
     torch.testing.assert_close(scaled.weights[0], networks.weights[0])
 
 
+@pytest.mark.usefixtures("double_precision")
+def test_backpropagation_is_that_of_autograd():
+    networks = Networks(3, [4, 6, 5, 2], torch.Generator().manual_seed(0))
+    inputs, gradients = (torch.randn(3, 7, width, generator=torch.Generator().manual_seed(1)) for width in (4, 2))
+    networks.backpropagate(networks.activations(inputs), gradients)
+    for learner in range(3):
+        parameters = parameters_of(networks, learner)
+        naive_forward(parameters, learner, inputs[learner]).backward(gradients[learner])
+        for ours, alone in zip([*networks.weights, *networks.biases], parameters, strict=True):
+            torch.testing.assert_close(ours.grad[learner], alone.grad)
+
+
 def test_gradients_are_clipped_learner_by_learner():
     parameters = [torch.nn.Parameter(torch.zeros(3, 2, 4)), torch.nn.Parameter(torch.zeros(3, 1, 4))]
     gradients = [torch.randn(3, 2, 4), torch.randn(3, 1, 4)]
@@ -103,13 +122,6 @@ def test_gradients_are_clipped_learner_by_learner():
 
 
 # Updates, against a network of each learner's own. In double precision: Adam makes steps of noise.
-
-
-@pytest.fixture
-def double_precision():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def assert_same_parameters(networks, naive):
@@ -262,14 +274,15 @@ def test_a2c_equals_naive_learners(streams, clip_norm):
     naive = [NaiveA2C(batch, learner, settings) for learner in range(learners)]
     before = copy.deepcopy(batch._networks)
     rng, envs = np.random.default_rng(1), learners * streams
-    for step in range(4 * rollout):
+    seen, ends = rng.integers(5, size=envs), set()
+    for step in range(20 * rollout):
         if step % rollout == 0:
             record = [[] for _ in range(envs)]
-        seen, reached = rng.integers(5, size=(2, envs))
+        reached, start = rng.integers(5, size=(2, envs))
         actions = batch.act(seen)
         rewards = (rng.normal(size=envs) * np.repeat([0.1, 20], streams)).astype(np.float32)
-        terminations = rng.random(envs) < 0.2
-        truncations = (rng.random(envs) < 0.2) & ~terminations
+        terminations, truncations = rng.random((2, envs)) < 0.3
+        ends |= {(step % rollout, *end) for end in zip(terminations.tolist(), truncations.tolist(), strict=True)}
         batch.learn(seen, actions, rewards, reached, terminations, truncations)
         for i in range(envs):
             record[i].append(
@@ -288,6 +301,9 @@ def test_a2c_equals_naive_learners(streams, clip_norm):
         assert_same_parameters(batch._networks, [one.parameters for one in naive])
         if step == rollout - 2:
             assert_same_parameters(before, [one.parameters for one in naive])
+        seen = np.where(terminations | truncations, start, reached)
+    # Episodes went on, terminated, were truncated, or both, at each step of a rollout.
+    assert len(ends) == 4 * rollout
     assert (batch._networks.weights[0] - before.weights[0]).abs().max() > 0.02
 
 

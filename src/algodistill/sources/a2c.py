@@ -81,20 +81,27 @@ class A2C:
         sizes = [self._features.size, hidden, hidden, self._num_actions + 1]
         self._networks = Networks(self._learners, sizes, generator, last_scale=0.1)
         self._parameters = list(self._networks.parameters())
-        self._optimizer = torch.optim.Adam(self._parameters, lr=learning_rate, eps=1e-5)
+        self._optimizer = torch.optim.Adam(self._parameters, lr=learning_rate, eps=1e-5, fused=True)
         self._rollout, self._discount, self._gae_lambda = rollout, discount, gae_lambda
         self._entropy, self._value_weight, self._clip_norm = entropy, value_weight, clip_norm
-        self._steps: list[tuple[torch.Tensor, ...]] = []
+        # One rollout. What the networks made of the observations when they acted is what updates learn from.
+        shape = (self._learners, rollout, streams)
+        self._time = 0
+        self._activations = [torch.zeros(*shape, size) for size in sizes]
+        self._actions = torch.zeros(shape, dtype=torch.int64)
+        self._rewards, self._bootstrap_values = torch.zeros(shape), torch.zeros(shape)
+        self._terminations, self._truncations = torch.zeros(2, *shape, dtype=torch.bool)
 
     def _by_learner(self, vectors: torch.Tensor) -> torch.Tensor:
         """`(environments, ...)` as `(learners, streams, ...)`."""
         return vectors.view(self._learners, self._streams, *vectors.shape[1:])
 
-    @torch.no_grad()
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Draw one action an environment, shape `(environments,)`, for observations of shape `(environments, ...)`."""
-        self._seen = self._by_learner(self._features(observations))
-        logits = self._networks(self._seen)[..., : self._num_actions].reshape(-1, self._num_actions).numpy()
+        activations = self._networks.activations(self._by_learner(self._features(observations)))
+        for kept, values in zip(self._activations, activations, strict=True):
+            kept[:, self._time] = values
+        logits = activations[-1][..., : self._num_actions].reshape(-1, self._num_actions).numpy()
         # The largest of the logits with Gumbel noise is a draw from their softmax.
         noise = -np.log(self._rng.exponential(size=logits.shape))
         return (logits + noise).argmax(axis=1) + self._first_action
@@ -108,35 +115,51 @@ class A2C:
         terminations: np.ndarray,
         truncations: np.ndarray,
     ) -> None:
-        """Keep one step of every environment, from what `act` was last given; update when a rollout is complete."""
-        reached = self._by_learner(self._features(next_observations))
-        step = (actions - self._first_action, rewards.astype(np.float32), terminations, terminations | truncations)
-        self._steps.append((self._seen, reached, *(self._by_learner(torch.from_numpy(values)) for values in step)))
-        if len(self._steps) == self._rollout:
+        """Keep one step of every environment, from what `act` was last given; update when a rollout is complete.
+
+        Within an episode, `next_observations` are what `act` is given next.
+        """
+        for kept, values in (
+            (self._actions, actions - self._first_action),
+            (self._rewards, rewards.astype(np.float32)),
+            (self._terminations, terminations),
+            (self._truncations, truncations),
+        ):
+            kept[:, self._time] = self._by_learner(torch.from_numpy(values))
+        is_last = self._time == self._rollout - 1
+        # Any other next state is valued when it is acted in, or is a terminal one.
+        if is_last or truncations.any():
+            reached = self._by_learner(self._features(next_observations))
+            self._bootstrap_values[:, self._time] = self._networks(reached)[..., -1]
+        self._time += 1
+        if is_last:
             self._update()
-            self._steps = []
+            self._time = 0
+
+    def _advantages(self, values: torch.Tensor) -> torch.Tensor:
+        """Generalised advantage estimates of all steps, from V of the states that they were made in."""
+        bootstraps = self._truncations.clone()
+        bootstraps[:, -1] = True
+        next_values = torch.where(bootstraps, self._bootstrap_values, values.roll(-1, dims=1))
+        deltas = self._rewards + self._discount * next_values * ~self._terminations - values
+        decays = self._discount * self._gae_lambda * ~(self._terminations | self._truncations)
+        advantages = deltas.clone()
+        for time in reversed(range(self._rollout - 1)):
+            advantages[:, time] += decays[:, time] * advantages[:, time + 1]
+        return advantages
 
     def _update(self) -> None:
-        seen, reached, actions, rewards, terminations, dones = (
-            torch.stack(parts, dim=1) for parts in zip(*self._steps, strict=True)
-        )  # each (learners, rollout, streams, ...)
-        outputs = self._networks(seen.flatten(1, 2)).unflatten(1, (self._rollout, self._streams))
-        log_policy, values = outputs[..., : self._num_actions].log_softmax(dim=-1), outputs[..., -1]
-        with torch.no_grad():
-            next_values = self._networks(reached.flatten(1, 2))[..., -1].unflatten(1, (self._rollout, self._streams))
-            deltas = rewards + self._discount * next_values * ~terminations - values
-            advantages = torch.zeros_like(deltas)
-            advantage = torch.zeros_like(deltas[:, 0])
-            for time in reversed(range(self._rollout)):
-                decay = self._discount * self._gae_lambda * ~dones[:, time]
-                advantage = deltas[:, time] + decay * advantage
-                advantages[:, time] = advantage
-            targets = advantages + values
-        chosen = log_policy.gather(-1, actions[..., None])[..., 0]
-        entropy = -(log_policy.exp() * log_policy).sum(dim=-1)
+        advantages = self._advantages(self._activations[-1][..., -1]).flatten(1)
+        activations = [kept.flatten(1, 2) for kept in self._activations]
+        # (learners, outputs, steps): a softmax over a short last axis is slow.
+        outputs = activations[-1].mT.contiguous().requires_grad_()
+        log_policy, values = outputs[:, : self._num_actions].log_softmax(dim=1), outputs[:, -1]
+        targets = advantages + values.detach()
+        chosen = log_policy.gather(1, self._actions.flatten(1)[:, None])[:, 0]
+        entropy = -(log_policy.exp() * log_policy).sum(dim=1)
         loss = -chosen * advantages - self._entropy * entropy + self._value_weight * (values - targets).square()
-        self._optimizer.zero_grad()
         # The mean over a learner's steps, and the sum over learners: none's gradient depends on another.
-        loss.mean(dim=(1, 2)).sum().backward()
+        (gradients,) = torch.autograd.grad(loss.mean(dim=1).sum(), outputs)
+        self._networks.backpropagate(activations, gradients.mT.contiguous())
         clip_gradients(self._parameters, self._clip_norm)
         self._optimizer.step()

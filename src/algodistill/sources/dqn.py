@@ -89,7 +89,7 @@ class DQN:
         self._targets = Networks(num_learners, sizes, generator)
         self._targets.load_state_dict(self._networks.state_dict())
         self._parameters = list(self._networks.parameters())
-        self._optimizer = torch.optim.Adam(self._parameters, lr=learning_rate)
+        self._optimizer = torch.optim.Adam(self._parameters, lr=learning_rate, fused=True)
         self._discount, self._batch_size, self._clip_norm = discount, batch_size, clip_norm
         self._train_every, self._learning_starts, self._target_every = train_every, learning_starts, target_every
         self._epsilon_start, self._epsilon_end, self._epsilon_steps = epsilon_start, epsilon_end, epsilon_steps
@@ -102,7 +102,6 @@ class DQN:
         self._terminations = np.empty((memory, num_learners), bool)
         self._learners = np.arange(num_learners)
 
-    @torch.no_grad()
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Choose one action a learner, shape `(learners,)`, for observations of shape `(learners, ...)`."""
         values = self._networks(self._features(observations)[:, None])[:, 0].numpy()
@@ -148,14 +147,15 @@ class DQN:
             torch.from_numpy(self._remembered(memory, drawn))
             for memory in (self._actions, self._rewards, self._terminations)
         )
-        with torch.no_grad():
-            best = self._networks(reached).argmax(dim=-1, keepdim=True)
-            next_values = self._targets(reached).gather(-1, best)[..., 0]
-            targets = rewards + self._discount * next_values * ~terminations
-        values = self._networks(seen).gather(-1, actions[..., None])[..., 0]
+        best = self._networks(reached).argmax(dim=-1, keepdim=True)
+        next_values = self._targets(reached).gather(-1, best)[..., 0]
+        targets = rewards + self._discount * next_values * ~terminations
+        activations = self._networks.activations(seen)
+        outputs = activations[-1].requires_grad_()
+        values = outputs.gather(-1, actions[..., None])[..., 0]
         loss = torch.nn.functional.smooth_l1_loss(values, targets, reduction="none")
-        self._optimizer.zero_grad()
         # The mean over a learner's batch, and the sum over learners: none's gradient depends on another.
-        loss.mean(dim=1).sum().backward()
+        (gradients,) = torch.autograd.grad(loss.mean(dim=1).sum(), outputs)
+        self._networks.backpropagate(activations, gradients)
         clip_gradients(self._parameters, self._clip_norm)
         self._optimizer.step()

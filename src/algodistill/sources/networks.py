@@ -73,11 +73,33 @@ class Networks(torch.nn.Module):
             self.biases.append(torch.zeros(learners, 1, outputs))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Outputs `(learners, batch, outputs)` for inputs `(learners, batch, inputs)`."""
-        hidden = inputs
+        """Outputs `(learners, batch, outputs)` for inputs `(learners, batch, inputs)`: numbers, without a graph."""
+        return self.activations(inputs)[-1]
+
+    @torch.no_grad()
+    def activations(self, inputs: torch.Tensor) -> list[torch.Tensor]:
+        """The inputs, the hidden layers and the outputs, each `(learners, batch, width)`."""
+        activations = [inputs]
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.baddbmm(bias, hidden if layer == 0 else torch.tanh(hidden), weight)
-        return hidden
+            if layer > 0:
+                hidden = activations[-1].numpy()
+                # Not torch.tanh, which takes ten times as long where it is MKL's and the processor is not Intel's.
+                np.tanh(hidden, out=hidden)
+            activations.append(torch.baddbmm(bias, activations[-1], weight))
+        return activations
+
+    @torch.no_grad()
+    def backpropagate(self, activations: Sequence[torch.Tensor], gradients: torch.Tensor) -> None:
+        """Set the gradients of all parameters, from the activations and the gradients of the outputs.
+
+        By hand and not by autograd, so that activations can be put together from those of many steps.
+        """
+        for layer in reversed(range(len(self.weights))):
+            weight, bias, inputs = self.weights[layer], self.biases[layer], activations[layer]
+            weight.grad, bias.grad = inputs.mT @ gradients, gradients.sum(dim=1, keepdim=True)
+            if layer > 0:
+                # tanh'(x) = 1 - tanh(x)^2
+                gradients = (gradients @ weight.mT).mul_(1 - inputs.square())
 
 
 def clip_gradients(parameters: Sequence[torch.nn.Parameter], norm: float) -> None:
