@@ -1,6 +1,8 @@
 """Draw docs/results.png from the evaluations of the presets, beside the paper's own curves.
 
 python docs/plot_results.py runs
+
+What the runs in that folder reached is kept in docs/results/, from which the picture is drawn.
 """
 
 import json
@@ -14,6 +16,7 @@ from matplotlib.figure import Figure
 
 
 DOCS = Path(__file__).parent
+KEPT = DOCS / "results"
 OURS, SOURCE, PAPER, REFERENCE = "#1f5fa8", "#c8701a", "#a03c78", "#6b6b6b"
 ROOMS = {
     "dark_room": ("Dark Room, from Q-learning", "figure_4_dark_room"),
@@ -66,10 +69,22 @@ def draw_bandits(axes: Axes, results: dict[str, dict[str, Any]], paper: dict[str
     axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=3)
 
 
+def keep(runs: Path) -> None:
+    """Copy the curves of the presets that have been run, without those of single tasks."""
+    KEPT.mkdir(exist_ok=True)
+    for name in (*ROOMS, *BANDITS):
+        for file in sorted((runs / name).glob("in_context_evaluation*.json")):
+            result = json.loads(file.read_text())
+            del result["task_ids"], result["episode_return"]["per_task"]
+            result = json.loads(json.dumps(result), parse_float=lambda number: float(f"{float(number):.5g}"))
+            (KEPT / file.name.replace("in_context_evaluation", name)).write_text(json.dumps(result) + "\n")
+
+
 def main(runs: Path) -> None:
-    """Read the runs of the presets that are there, and draw them."""
+    """Keep what the runs reached, and draw it."""
+    keep(runs)
     paper = json.loads((DOCS / "paper_curves.json").read_text())
-    rooms = {name: runs / name / "in_context_evaluation.json" for name in ROOMS}
+    rooms = {name: KEPT / f"{name}.json" for name in ROOMS}
     rooms = {name: file for name, file in rooms.items() if file.exists()}
     rows = -(-(len(rooms) + 1) // 3)
     figure = Figure(figsize=(14, 3.6 * rows), dpi=120, layout="constrained")
@@ -79,8 +94,7 @@ def main(runs: Path) -> None:
         draw_room(axes, title, json.loads(file.read_text()), paper[curve]["AD"] if curve else None)
     panels[0].legend(frameon=False, fontsize=8)
     bandits = {
-        name: {test: json.loads((runs / name / f"in_context_evaluation_{test}.json").read_text()) for test in TESTS}
-        for name in BANDITS
+        name: {test: json.loads((KEPT / f"{name}_{test}.json").read_text()) for test in TESTS} for name in BANDITS
     }
     draw_bandits(panels[len(rooms)], bandits, paper["figure_3_bandit"]["AD"])
     for axes in panels[len(rooms) + 1 :]:
