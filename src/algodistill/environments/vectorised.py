@@ -183,6 +183,7 @@ class TaskEnv(gymnasium.Env):
         self.task_distribution = self._envs.task_distribution
         self.observation_space = self._envs.single_observation_space
         self.action_space = self._envs.single_action_space
+        self.source_observation_space = self._envs.source_observation_space
         self.render_mode = render_mode
 
     def get_task(self) -> Task | None:

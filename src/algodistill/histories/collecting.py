@@ -1,18 +1,23 @@
 """Collecting learning histories: running batches of learners and writing down everything they do."""
 
+import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+import pyarrow as pa
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from tqdm.auto import tqdm
 
-from ..environments import TASK_DISTRIBUTIONS, Task, make_environments
+from ..environments import TASK_DISTRIBUTIONS, Task, make_environment, make_environments
 from ..models.spaces_algodistill import describe_space, leaf_name
 from ..sources import SOURCES
+from .processes import available_cores, work_in_processes
 from .schema import history_table, step_columns, task_json
 from .spaces import flat_columns, leaf_spaces, smallest_dtype
 from .writing import shard_path, write_shard
@@ -20,6 +25,8 @@ from .writing import shard_path, write_shard
 
 # Transitions that one batch of learners holds in memory before they are written as one shard.
 SHARD_TRANSITIONS = 4_000_000
+# The same for learners with a loop of their own, which are slower: what an interruption costs is to be made up soon.
+OWN_LOOP_SHARD_TRANSITIONS = 200_000
 # Steps by which the memory of a batch of learners grows.
 BLOCK_STEPS = 512
 
@@ -73,11 +80,21 @@ def batches(collection: Collection) -> list[Batch]:
         streams = streams_per_learner(collection)
         rows = [task for task in list(tasks) * collection.learners_per_task for _ in range(streams)]
         # All environments of a learner are in one batch.
-        size = SHARD_TRANSITIONS // (collection.episodes * _typical_episode_length(collection))
+        size = shard_transitions(collection) // (collection.episodes * _typical_episode_length(collection))
         size = max(size // streams, 1) * streams
         for index, first in enumerate(range(0, len(rows), size)):
             result.append(Batch(split, index, first, rows[first : first + size]))
     return result
+
+
+def has_own_loop(collection: Collection) -> bool:
+    """Whether the source's learners run their environments themselves, one learner apart from the other."""
+    return getattr(SOURCES[collection.source], "own_loop", False)
+
+
+def shard_transitions(collection: Collection) -> int:
+    """About how many transitions a shard has."""
+    return OWN_LOOP_SHARD_TRANSITIONS if has_own_loop(collection) else SHARD_TRANSITIONS
 
 
 def make_learners(
@@ -114,9 +131,18 @@ def _check_source(collection: Collection) -> None:
     spaces = source_observation_space(envs), envs.single_action_space
     envs.close()
     try:
-        make_learners(collection, *spaces, streams_per_learner(collection), np.random.default_rng(0))
-    except TypeError as error:
-        raise ValueError(f"source_kwargs do not fit {collection.source}: {error}.") from error
+        if has_own_loop(collection):
+            source = SOURCES[collection.source](**collection.source_kwargs)
+            make = partial(make_environment, collection.environment, task, **collection.environment_kwargs)
+            source.record([make] * source.streams, [_forget] * source.streams, 0)
+        else:
+            make_learners(collection, *spaces, streams_per_learner(collection), np.random.default_rng(0))
+    except (AssertionError, TypeError) as error:
+        raise ValueError(f"source_kwargs do not fit {collection.source}: {str(error).rstrip('.')}.") from error
+
+
+def _forget(**step: Any) -> None:
+    """Take a step that is not recorded."""
 
 
 def check_tasks(collection: Collection) -> None:
@@ -130,7 +156,8 @@ def check_tasks(collection: Collection) -> None:
 
 
 def _typical_episode_length(collection: Collection) -> int:
-    """Steps in the first episode of random actions: it sets only how many learners share a shard."""
+    """Steps in the first episode of random actions: it sets how many learners share a shard, and what the schedules of
+    learners with a loop of their own stretch over."""
     task = next(iter(next(iter(collection.tasks.values()))))
     envs = make_environments(collection.environment, [task], **collection.environment_kwargs)
     envs.reset(seed=0)
@@ -158,12 +185,20 @@ def collect_histories(collection: Collection, folder: Path, *, progress: bool = 
         disable=None if progress else True,
     )
     with bar:
+        missing = []
         for batch in todo:
-            path = shard_path(folder, collection.environment, batch.split, batch.index)
-            if path.exists():
+            if shard_path(folder, collection.environment, batch.split, batch.index).exists():
                 bar.update(len(batch.tasks) * collection.episodes)
             else:
-                write_shard(path, run_learners(collection, batch, bar))
+                missing.append(batch)
+        if has_own_loop(collection):
+            tables = run_own_loops(collection, missing, bar)
+        else:
+            tables = (run_learners(collection, batch, bar) for batch in missing)
+        with contextlib.closing(tables):
+            for batch in missing:
+                # Not kept in a variable: the next batch needs the memory.
+                write_shard(shard_path(folder, collection.environment, batch.split, batch.index), next(tables))
 
 
 class _Recording:
@@ -195,10 +230,12 @@ class _Recording:
             self._blocks[-1][name][step] = value
         self._steps += 1
 
-    def end_to_end(self, column: str, lengths: np.ndarray) -> np.ndarray:
-        """The first `lengths[i]` transitions of each learner i, one learner after the other."""
+    def end_to_end(self, column: str, lengths: np.ndarray | None = None) -> np.ndarray:
+        """The first `lengths[i]` transitions of each learner i, one learner after the other; by default, all."""
         by_time = np.concatenate([block[column] for block in self._blocks])[: self._steps]
         by_learner = np.ascontiguousarray(by_time.swapaxes(0, 1))
+        if lengths is None:
+            return by_learner.reshape(-1, *by_learner.shape[2:])
         return by_learner[np.arange(self._steps) < lengths[:, None]]
 
 
@@ -220,14 +257,13 @@ def _replaced(observations: Any, mask: np.ndarray, others: Any) -> Any:
     return replaced if isinstance(observations, Mapping) else tuple(replaced.values())
 
 
-def run_learners(collection: Collection, batch: Batch, bar: tqdm) -> Any:
+def run_learners(collection: Collection, batch: Batch, bar: tqdm) -> pa.Table:
     """Run one batch of learners side by side, each for its `episodes`; return their histories as an Arrow table."""
     n = len(batch.tasks)
     envs = make_environments(collection.environment, batch.tasks, **collection.environment_kwargs)
     observation_space, action_space = envs.single_observation_space, envs.single_action_space
     seen_space = source_observation_space(envs)
-    split_number = sorted(collection.tasks).index(batch.split)
-    learner_seed, env_seed = np.random.SeedSequence([collection.seed, split_number, batch.index]).spawn(2)
+    learner_seed, env_seed = _seed_sequence(collection, batch).spawn(2)
     learners = make_learners(collection, seen_space, action_space, n, np.random.default_rng(learner_seed))
     recording = _Recording(n, observation_space, action_space)
     episodes = np.zeros(n, dtype=np.int64)
@@ -262,6 +298,89 @@ def run_learners(collection: Collection, batch: Batch, bar: tqdm) -> Any:
     envs.close()
 
     steps = {column: recording.end_to_end(column, lengths) for column in step_columns(observation_space)}
+    return _batch_table(collection, batch, (observation_space, action_space), lengths, steps)
+
+
+def run_own_loops(collection: Collection, todo: Sequence[Batch], bar: tqdm) -> Generator[pa.Table]:
+    """Run batches of learners that have a loop of their own, in processes; yield their histories batch by batch."""
+    if not todo:
+        return
+    source = SOURCES[collection.source](**collection.source_kwargs)
+    envs = make_environments(collection.environment, todo[0].tasks[:1], **collection.environment_kwargs)
+    spaces = envs.single_observation_space, envs.single_action_space
+    envs.close()
+    # What the main module has registered, or defines, processes can only be told.
+    spec = gymnasium.spec(collection.environment.rpartition(":")[2])
+    if isinstance(spec.entry_point, str) and spec.entry_point.startswith("__main__:"):
+        entry_point: Any = load_env_creator(spec.entry_point)
+        spec = replace(spec, entry_point=entry_point)
+    record = partial(_record_learner, replace(collection, tasks={}), spec, spaces, _typical_episode_length(collection))
+    pieces = [
+        (batch.tasks[index * source.streams], int(seed.generate_state(1)[0]))
+        for batch in todo
+        for index, seed in enumerate(_seed_sequence(collection, batch).spawn(len(batch.tasks) // source.streams))
+    ]
+    results = work_in_processes(record, pieces, source.processes or available_cores(), bar.update)
+    with contextlib.closing(results):
+        for batch in todo:
+            streams = [stream for _ in range(len(batch.tasks) // source.streams) for stream in next(results)]
+            lengths = np.array([len(stream["rewards"]) for stream in streams])
+            steps = {column: np.concatenate([stream.pop(column) for stream in streams]) for column in [*streams[0]]}
+            yield _batch_table(collection, batch, spaces, lengths, steps)
+
+
+def _record_learner(
+    collection: Collection,
+    spec: EnvSpec,
+    spaces: tuple[gymnasium.Space, gymnasium.Space],
+    episode_steps: int,
+    task: Task,
+    seed: int,
+    advance: Callable[[], None],
+) -> list[dict[str, np.ndarray]]:
+    """Run one learner that has a loop of its own; return the step columns of each of its streams."""
+    gymnasium.registry.setdefault(spec.id, spec)
+
+    def make() -> gymnasium.Env:
+        env = make_environment(collection.environment, task, **collection.environment_kwargs)
+        if (env.observation_space, env.action_space) != spaces:
+            own = f"{env.observation_space} and {env.action_space}"
+            raise ValueError(
+                f"The tasks of {collection.environment} do not all have the same spaces: {spaces}, {own}."
+            )
+        return env
+
+    source = SOURCES[collection.source](**collection.source_kwargs)
+    recordings = [_Recording(1, *spaces) for _ in range(source.streams)]
+    try:
+        source.record(
+            [make] * source.streams,
+            [recording.append for recording in recordings],
+            collection.episodes,
+            seed=seed,
+            episode_steps=episode_steps,
+            on_episode=advance,
+        )
+    except Exception as error:
+        kind = ValueError if isinstance(error, ValueError) else RuntimeError
+        raise kind(f"The learner of task {task_json(task)} failed: {type(error).__name__}: {error}") from error
+    return [{column: recording.end_to_end(column) for column in step_columns(spaces[0])} for recording in recordings]
+
+
+def _seed_sequence(collection: Collection, batch: Batch) -> np.random.SeedSequence:
+    """The root of a batch's randomness."""
+    split_number = sorted(collection.tasks).index(batch.split)
+    return np.random.SeedSequence([collection.seed, split_number, batch.index])
+
+
+def _batch_table(
+    collection: Collection,
+    batch: Batch,
+    spaces: tuple[gymnasium.Space, gymnasium.Space],
+    lengths: np.ndarray,
+    steps: Mapping[str, np.ndarray],
+) -> pa.Table:
+    """The histories of a batch as an Arrow table."""
     descriptions = [
         {
             "id": f"{batch.split}-{batch.first_learner + index:07d}",
@@ -272,4 +391,4 @@ def run_learners(collection: Collection, batch: Batch, bar: tqdm) -> Any:
         }
         for index, task in enumerate(batch.tasks)
     ]
-    return history_table(observation_space, action_space, descriptions, lengths, steps)
+    return history_table(*spaces, descriptions, lengths, steps)

@@ -1,4 +1,4 @@
-"""Source algorithms: reinforcement learning run to be recorded, as batches of independent learners."""
+"""Source algorithms: reinforcement learning run to be recorded, mostly as batches of independent learners."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,19 @@ from .bandits import UCB1, ThompsonSampling
 from .dqn import DQN
 from .posterior_sampling import PosteriorSampling
 from .q_learning import TabularQLearning
+from .stable_baselines3 import StableBaselines3
 
 
-__all__ = ["A2C", "DQN", "SOURCES", "UCB1", "PosteriorSampling", "TabularQLearning", "ThompsonSampling"]
+__all__ = [
+    "A2C",
+    "DQN",
+    "SOURCES",
+    "UCB1",
+    "PosteriorSampling",
+    "StableBaselines3",
+    "TabularQLearning",
+    "ThompsonSampling",
+]
 
 # The names that presets and histories know the source algorithms by.
 SOURCES: dict[str, Callable[..., Any]] = {
@@ -18,6 +28,7 @@ SOURCES: dict[str, Callable[..., Any]] = {
     "dqn": DQN,
     "posterior_sampling": PosteriorSampling,
     "q_learning": TabularQLearning,
+    "sb3": StableBaselines3,
     "thompson": ThompsonSampling,
     "ucb1": UCB1,
 }

@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from ..environments import TASK_DISTRIBUTIONS, TaskSplit, split_described_tasks
 from ..histories import Collection, collect_histories, config_name
-from ..histories.collecting import SHARD_TRANSITIONS, batches, check_tasks
+from ..histories.collecting import batches, check_tasks, shard_transitions
 from ..histories.schema import SPLITS
 from ..histories.writing import shard_path, whole_file
 from ..hub import CARD_FILE, COLLECTION_FILE, history_shards, write_dataset_card
@@ -162,7 +162,10 @@ def collect_into(
 def _collect_into(folder: Path, collection: Collection, how: dict[str, Any], *, progress: bool) -> None:
     todo = batches(collection)
     # Through JSON, so that what is compared is what can be read back.
-    wanted = json.loads(json.dumps({**dataclasses.asdict(collection), "shard_transitions": SHARD_TRANSITIONS}))
+    wanted = {**dataclasses.asdict(collection), "shard_transitions": shard_transitions(collection)}
+    wanted = json.loads(json.dumps(wanted))
+    # How many share the work changes nothing of it.
+    wanted["source_kwargs"].pop("processes", None)
     path = folder / config_name(collection.environment) / COLLECTION_FILE
     if path.exists():
         try:

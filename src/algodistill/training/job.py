@@ -18,6 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from ..environments import Task, TaskSplit, make_environments
 from ..evaluation import evaluate, load_checkpoint, result_files, summary, write_result
 from ..histories import HistoryWindows, StreamedHistoryWindows
+from ..histories.processes import available_cores
 from ..histories.windows import WrongHistories, check_histories
 from ..histories.writing import whole_file
 from ..hub import CARD_FILE, SETTINGS_FILE, Publication, publish, write_model_card
@@ -91,6 +92,8 @@ class Experiment:
             # Where they lie on this machine is nobody's business: settings are published.
             here = {key: Path(str(part.get(key))) for key in LOCAL_SETTINGS if part.get(key)}
             part.update({key: path.name for key, path in here.items() if path.exists()})
+        # How many share the work of collecting changes nothing of it.
+        parts["histories"]["source_kwargs"].pop("processes", None)
         parts["training"] = {name: getattr(self.training, name) for name in LEARNING_ARGUMENTS}
         return json.loads(json.dumps(parts))
 
@@ -219,8 +222,7 @@ def _say_nothing(message: str) -> None:
 
 def use_all_cores() -> None:
     """Share the cores among the local processes; `accelerate launch` gives each process one thread."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    torch.set_num_threads(max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def check_settings(experiment: Experiment) -> None:
