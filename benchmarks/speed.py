@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 from algodistill import AlgorithmDistillationTrainer, AlgorithmDistillationTrainingArguments, HistoryWindows
 from algodistill.environments import AdversarialBanditTasks, DarkRoomTasks, make_environments
 from algodistill.evaluation import rollout
-from algodistill.histories.collecting import Collection, batches, run_learners
+from algodistill.histories.collection import Collection, batches
+from algodistill.histories.learners import run_learners
 from algodistill.models import AlgorithmDistillationConfig, AlgorithmDistillationModel, HistoryTokeniser
 from algodistill.training import collect
 

@@ -310,9 +310,9 @@ def test_mistakes_of_ours_keep_their_traceback() -> None:
 def test_ctrl_c_while_collecting_keeps_whole_shards(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from algodistill.histories import collecting
+    from algodistill.histories import collecting, collection
 
-    monkeypatch.setattr(collecting, "SHARD_TRANSITIONS", 400)
+    monkeypatch.setattr(collection, "SHARD_TRANSITIONS", 400)
     whole, calls = collecting.run_learners, []
 
     def interrupted(*arguments: object) -> object:

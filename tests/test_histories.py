@@ -19,7 +19,8 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from algodistill import HistoryWriter, collect
 from algodistill.environments import DarkRoomTasks
-from algodistill.histories import Collection, collect_histories, collecting
+from algodistill.histories import Collection, collect_histories, learners
+from algodistill.histories import collection as collection_module
 from algodistill.histories.schema import COLUMNS, STEP_COLUMNS, history_features
 from algodistill.sources import SOURCES
 from algodistill.training.collecting import collect_into
@@ -265,7 +266,7 @@ def test_episodes_of_any_length_are_recorded_as_they_happened(tmp_path, monkeypa
 
 def test_history_longer_than_a_block_of_memory_is_whole(tmp_path, monkeypatch):
     collect_histories(dark_room(), tmp_path / "in one block", progress=False)
-    monkeypatch.setattr(collecting, "BLOCK_STEPS", 7)
+    monkeypatch.setattr(learners, "BLOCK_STEPS", 7)
     collect_histories(dark_room(), tmp_path / "in many", progress=False)
     assert files_in(tmp_path / "in one block") == files_in(tmp_path / "in many")
 
@@ -282,7 +283,7 @@ def test_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path):
 
 
 def test_splits_and_shards_have_randomness_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(collecting, "SHARD_TRANSITIONS", 3 * 20 * 4)
+    monkeypatch.setattr(collection_module, "SHARD_TRANSITIONS", 3 * 20 * 4)
     same_tasks = {"train": GOALS[:4], "test": GOALS[:4]}
     collect_histories(dark_room(tasks=same_tasks), tmp_path / "histories", progress=False)
     splits = load(tmp_path / "histories")
@@ -294,10 +295,10 @@ def test_splits_and_shards_have_randomness_of_their_own(tmp_path, monkeypatch):
 COLLECT_SLOWLY = """
 import json, sys
 from pathlib import Path
-from algodistill.histories import Collection, collecting
+from algodistill.histories import Collection, collection
 from algodistill.training.collecting import collect_into
 
-collecting.SHARD_TRANSITIONS = int(sys.argv[1])
+collection.SHARD_TRANSITIONS = int(sys.argv[1])
 collect_into(Path(sys.argv[2]), Collection(**json.loads(sys.argv[3])), "dark_room", progress=False)
 """
 
@@ -316,7 +317,7 @@ def test_killed_collection_continues_to_the_same_bytes(tmp_path, monkeypatch):
     assert child.wait() == -signal.SIGKILL
     left = {name: data for name, data in files_in(killed).items() if not name.endswith(".partial")}
 
-    monkeypatch.setattr(collecting, "SHARD_TRANSITIONS", shard_transitions)
+    monkeypatch.setattr(collection_module, "SHARD_TRANSITIONS", shard_transitions)
     collect_into(undisturbed, collection, "dark_room", progress=False)
     expected = files_in(undisturbed)
     assert 1 < len(left) < len(expected) == 3 + 30 + 11
@@ -344,7 +345,7 @@ def fail_to_write(monkeypatch, after: int) -> None:
 
 
 def test_full_disk_leaves_whole_shards_only_and_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(collecting, "SHARD_TRANSITIONS", 3 * 20 * 4)
+    monkeypatch.setattr(collection_module, "SHARD_TRANSITIONS", 3 * 20 * 4)
     undisturbed, full = tmp_path / "undisturbed" / "histories", tmp_path / "full" / "histories"
     collect_into(undisturbed, dark_room(), "dark_room", progress=False)
     expected = files_in(undisturbed)
@@ -365,7 +366,7 @@ def test_full_disk_leaves_whole_shards_only_and_is_reported(tmp_path, monkeypatc
 
 
 def test_only_what_is_missing_is_collected_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(collecting, "SHARD_TRANSITIONS", 3 * 20 * 4)
+    monkeypatch.setattr(collection_module, "SHARD_TRANSITIONS", 3 * 20 * 4)
     folder = tmp_path / "histories"
     collect_into(folder, dark_room(), "dark_room", progress=False)
     expected = files_in(folder)

@@ -11,8 +11,10 @@ from tqdm.auto import tqdm
 
 from algodistill.environments import TASK_DISTRIBUTIONS
 from algodistill.histories import Collection
-from algodistill.histories import collecting as collecting_module
-from algodistill.histories.collecting import Batch, batches, run_learners
+from algodistill.histories import collection as collection_module
+from algodistill.histories.collecting import check_collection
+from algodistill.histories.collection import Batch, batches
+from algodistill.histories.learners import make_learners, run_learners
 from algodistill.sources import SOURCES, TabularQLearning
 from algodistill.training import collect
 
@@ -156,7 +158,7 @@ class Shared:
 @pytest.mark.parametrize("streams", [None, 1, 4])
 def test_environments_of_one_learner_share_its_task_and_its_shard(transitions, streams, monkeypatch):
     monkeypatch.setitem(SOURCES, "shared", Shared)
-    monkeypatch.setattr(collecting_module, "SHARD_TRANSITIONS", transitions)
+    monkeypatch.setattr(collection_module, "SHARD_TRANSITIONS", transitions)
     tasks = TASK_DISTRIBUTIONS[ROOM](size=3).tasks()[:5]
     collection = Collection(
         ROOM, "shared", {"train": tasks}, 2, 1, environment_kwargs=SMALL,
@@ -198,10 +200,10 @@ def test_wrong_source_is_refused_before_anything_is_written(source, settings, na
 def test_posterior_sampling_of_an_environment_with_unknown_tasks_is_refused():
     collection = Collection("CartPole-v1", "posterior_sampling", {"train": [{}]}, 1, 1)
     with pytest.raises(ValueError, match="CartPole-v1"):
-        collecting_module.make_learners(collection, None, None, 1, np.random.default_rng(0))
+        make_learners(collection, None, None, 1, np.random.default_rng(0))
     with pytest.raises(ValueError, match="DarkKeyToDoorTasks are not"):
         tasks = TASK_DISTRIBUTIONS[KEY_TO_DOOR]().sample(1, np.random.default_rng(0))
-        batches(Collection(KEY_TO_DOOR, "posterior_sampling", {"train": tasks}, 1, 1))
+        check_collection(Collection(KEY_TO_DOOR, "posterior_sampling", {"train": tasks}, 1, 1))
 
 
 @pytest.mark.parametrize(("environment", "kwargs"), [(ROOM, SMALL), (BANDIT, {"arms": 3, "pulls": 5})])

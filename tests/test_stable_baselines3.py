@@ -18,8 +18,10 @@ from commands import program_environment, write_preset
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 
 from algodistill.environments import make_environment
-from algodistill.histories import Collection, collecting, processes
-from algodistill.histories.collecting import batches
+from algodistill.histories import Collection, learners, processes
+from algodistill.histories import collection as collection_module
+from algodistill.histories.collecting import check_collection
+from algodistill.histories.collection import batches
 from algodistill.histories.processes import work_in_processes
 from algodistill.sources import StableBaselines3
 from algodistill.training import collect
@@ -108,14 +110,14 @@ def record(learner, environment, streams, episodes, **options):
     """Run a learner; return what was recorded and what was logged of each stream."""
     logs = [[] for _ in range(streams)]
     spaces = environment().observation_space, environment().action_space
-    recordings = [collecting._Recording(1, *spaces) for _ in range(streams)]
+    recordings = [learners._Recording(1, *spaces) for _ in range(streams)]
     learner.record(
         [lambda log=log: Log(environment(), log) for log in logs],
         [recording.append for recording in recordings],
         episodes,
         **options,
     )
-    columns = collecting.step_columns(spaces[0])
+    columns = learners.step_columns(spaces[0])
     return [{column: recording.end_to_end(column) for column in columns} for recording in recordings], logs
 
 
@@ -296,7 +298,7 @@ def pendulum(settings, **changes):
 )
 def test_wrong_settings_are_found_before_anything_is_written(settings, named):
     with pytest.raises(ValueError, match=f"^[^\n]*{named}[^\n]*$"):
-        batches(pendulum(settings))
+        check_collection(pendulum(settings))
 
 
 class Shown(gymnasium.Env):
@@ -330,13 +332,15 @@ def test_spaces_that_an_algorithm_cannot_take_are_refused(algorithm, observation
 def test_without_stable_baselines3_one_is_told_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
     with pytest.raises(ValueError, match=r"pip install 'algodistill\[sb3\]'"):
-        batches(pendulum({"algorithm": "SAC"}))
+        check_collection(pendulum({"algorithm": "SAC"}))
 
 
 def test_settings_are_left_as_they_are():
     settings = {"algorithm": "SAC", "streams": 2, "policy_kwargs": {"net_arch": [4]}, "replay_buffer_kwargs": {}}
     before = copy.deepcopy(settings)
-    (batch,) = batches(pendulum(settings, learners_per_task=2))
+    collection = pendulum(settings, learners_per_task=2)
+    check_collection(collection)
+    (batch,) = batches(collection)
     assert settings == before
     assert batch.tasks == [{"kwargs": {"g": g}} for g in [5.0, 8.0, 10.0] * 2 for _ in range(2)]
 
@@ -362,7 +366,7 @@ def test_episodes_that_an_algorithm_breaks_off_are_not_recorded(monkeypatch):
 
 def test_processes_shards_and_interruptions_change_nothing(tmp_path: Path, monkeypatch):
     # Two learners of two streams, three episodes of eight steps: two shards of train tasks, one of test tasks.
-    monkeypatch.setattr(collecting, "OWN_LOOP_SHARD_TRANSITIONS", 100)
+    monkeypatch.setattr(collection_module, "OWN_LOOP_SHARD_TRANSITIONS", 100)
     settings = {"algorithm": "SAC", "streams": 2, "processes": 2, **OFF_POLICY}
     asked = {
         "environment": "Pendulum-v1",
@@ -415,9 +419,9 @@ def test_a_learner_that_fails_says_on_which_task():
         with pytest.raises(
             RuntimeError, match=r'^The learner of task {"kwargs": {.*}} failed: ZeroDivisionError: div'
         ):
-            collecting._record_learner(collection, spec, spaces, 5, options, 0, print)
+            learners._record_learner(collection, spec, spaces, 5, options, 0, print)
         with pytest.raises(ValueError, match="Breaking-v0 do not all have the same spaces"):
-            collecting._record_learner(collection, spec, (spaces[0], Discrete(9)), 5, options, 0, print)
+            learners._record_learner(collection, spec, (spaces[0], Discrete(9)), 5, options, 0, print)
     finally:
         gymnasium.registry.pop("Breaking-v0")
 

@@ -14,7 +14,8 @@ from transformers import PreTrainedConfig
 
 from ..environments import Task, known_distribution
 from ..histories import Collection
-from ..histories.collecting import Batch, run_learners
+from ..histories.collection import Batch
+from ..histories.learners import run_learners
 from ..models import AlgorithmDistillationConfig, AlgorithmDistillationModel, HistoryTokeniser
 from ..outcomes import raise_if_unavailable
 from .curves import plot_learning_curve

@@ -1,6 +1,7 @@
 """Learning histories: their schema, collecting and writing them, and reading windows out of them."""
 
-from .collecting import Collection, collect_histories
+from .collecting import collect_histories
+from .collection import Collection
 from .schema import config_name
 from .streaming import StreamedHistoryWindows
 from .windows import HistoryWindows

@@ -22,7 +22,8 @@ from filelock import FileLock
 
 from ..environments import TASK_DISTRIBUTIONS, TaskSplit, split_described_tasks
 from ..histories import Collection, collect_histories, config_name
-from ..histories.collecting import batches, check_tasks, shard_transitions
+from ..histories.collecting import check_collection, check_tasks
+from ..histories.collection import batches, shard_transitions
 from ..histories.schema import SPLITS
 from ..histories.writing import shard_path, whole_file
 from ..hub import CARD_FILE, COLLECTION_FILE, history_shards, write_dataset_card
@@ -160,7 +161,7 @@ def collect_into(
 
 
 def _collect_into(folder: Path, collection: Collection, how: dict[str, Any], *, progress: bool) -> None:
-    todo = batches(collection)
+    check_collection(collection)
     # Through JSON, so that what is compared is what can be read back.
     wanted = {**dataclasses.asdict(collection), "shard_transitions": shard_transitions(collection)}
     wanted = json.loads(json.dumps(wanted))
@@ -191,7 +192,7 @@ def _collect_into(folder: Path, collection: Collection, how: dict[str, Any], *, 
         with whole_file(path) as partial:
             partial.write_text(json.dumps(made, indent=1) + "\n")
     complete = (folder / CARD_FILE).exists() and all(
-        shard_path(folder, collection.environment, batch.split, batch.index).exists() for batch in todo
+        shard_path(folder, collection.environment, batch.split, batch.index).exists() for batch in batches(collection)
     )
     if not complete:
         collect_histories(collection, folder, progress=progress)
