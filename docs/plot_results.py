@@ -93,12 +93,15 @@ def main(runs: Path) -> None:
         title, curve = ROOMS[preset]
         draw_room(axes, title, json.loads(file.read_text()), paper[curve]["AD"] if curve else None)
     panels[0].legend(frameon=False, fontsize=8)
-    bandits = {
-        name: {test: json.loads((KEPT / f"{name}_{test}.json").read_text()) for test in TESTS} for name in BANDITS
-    }
-    draw_bandits(panels[len(rooms)], bandits, paper["figure_3_bandit"]["AD"])
-    for axes in panels[len(rooms) + 1 :]:
-        axes.remove()
+    bandits = {name: {test: KEPT / f"{name}_{test}.json" for test in TESTS} for name in BANDITS}
+    if all(file.exists() for tests in bandits.values() for file in tests.values()):
+        results = {
+            name: {test: json.loads(tests[test].read_text()) for test in TESTS} for name, tests in bandits.items()
+        }
+        draw_bandits(panels[len(rooms)], results, paper["figure_3_bandit"]["AD"])
+    for axes in panels:
+        if not axes.has_data():
+            axes.remove()
     figure.savefig(DOCS / "results.png", metadata={"Software": None})
 
 
