@@ -555,6 +555,7 @@ def test_sources_are_known_by_the_names_presets_use():
         "dqn": "DQN",
         "posterior_sampling": "PosteriorSampling",
         "q_learning": "TabularQLearning",
+        "sb3": "StableBaselines3",
         "thompson": "ThompsonSampling",
         "ucb1": "UCB1",
     }
