@@ -332,6 +332,18 @@ def test_ctrl_c_while_collecting_keeps_whole_shards(
     assert len(calls) > 3
 
 
+def test_a_finished_collection_does_not_need_its_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from algodistill.training import collecting
+
+    assert cli.main(["collect", "tiny.yaml"]) == 0
+
+    def not_installed(collection: object) -> None:
+        raise ValueError("It is not installed.")
+
+    monkeypatch.setattr(collecting, "check_collection", not_installed)
+    assert cli.main(["collect", "tiny.yaml"]) == 0
+
+
 def test_preset_of_the_package_is_found_by_name_anywhere(folder: Path) -> None:
     result = train(folder, "--config", "dark_room", "--max_steps", "few")
     assert result.returncode == 2 and "few" in result.stderr

@@ -756,3 +756,22 @@ def test_wrong_tasks_to_evaluate_on_are_told_in_one_line(finished, capsys, tasks
 def test_checkpoint_is_evaluated_on_other_described_tasks(finished):
     result = evaluate("runs/options", tasks=[{"set_task": 3}, {"options": {"goal": 4}}], episodes=1, streams=2)
     assert result["task_ids"] == ['{"set_task": 3}', '{"options": {"goal": 4}}']
+
+
+def test_holding_out_more_drawn_tasks_leaves_those_to_train_on():
+    sizes = {"split_seed": 1, "train_tasks": 5, "validation_tasks": 2}
+    few, many = (
+        split_described_tasks({"sample": {"kwargs": {"g": {"uniform": [0, 1]}}}}, **sizes, test_tasks=count)
+        for count in (1, 9)
+    )
+    assert (few.train, few.validation, few.test) == (many.train, many.validation, many.test[:1])
+
+
+def test_only_collecting_looks_for_modules_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(cli, "evaluate_command", lambda arguments: None)
+    cli.main(["evaluate", "nothing"])
+    assert str(tmp_path) not in sys.path
+    cli.main(["collect", "nothing"])
+    assert sys.path[0] == str(tmp_path)

@@ -102,9 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         transformers.utils.logging.disable_progress_bar()
     if others and arguments.command != "collect":
         make_parser().error(f"unrecognized arguments: {' '.join(others)}")
-    # As with `python -m`: a module that a preset or a checkpoint names may lie in the current folder.
-    sys.path.insert(0, str(Path.cwd()))
     if arguments.command == "collect":
+        # As with `python -m`. Not for `evaluate`: the current folder may be a repository that was downloaded.
+        sys.path.insert(0, str(Path.cwd()))
         return exit_code(lambda: collect_command(arguments, others))
     if arguments.command == "publish":
         return exit_code(lambda: publish_command(arguments))

@@ -59,12 +59,8 @@ def collect_histories(collection: Collection, folder: Path, *, progress: bool = 
     """Run all learners and write their histories below `folder`, skipping the shards that are there already.
 
     Every shard depends only on the collection and its own number, so a collection that was interrupted, however
-    abruptly, continues and ends with the same files.
-
-    Raises:
-        ValueError: If the collection's settings are wrong.
+    abruptly, continues and ends with the same files. [`check_collection`] says beforehand whether it can be run.
     """
-    check_collection(collection)
     todo = batches(collection)
     bar = tqdm(
         total=sum(len(batch.tasks) for batch in todo) * collection.episodes,

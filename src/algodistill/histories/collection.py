@@ -67,7 +67,7 @@ def batches(collection: Collection) -> list[Batch]:
 
 def has_own_loop(collection: Collection) -> bool:
     """Whether the source's learners run their environments themselves, one learner apart from the other."""
-    return getattr(SOURCES[collection.source], "own_loop", False)
+    return getattr(SOURCES.get(collection.source), "own_loop", False)
 
 
 def shard_transitions(collection: Collection) -> int:

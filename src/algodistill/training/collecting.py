@@ -161,13 +161,15 @@ def collect_into(
 
 
 def _collect_into(folder: Path, collection: Collection, how: dict[str, Any], *, progress: bool) -> None:
-    check_collection(collection)
+    path = folder / config_name(collection.environment) / COLLECTION_FILE
+    if not path.exists():
+        # What is there has been checked, and can be used where its source algorithm is not installed.
+        check_collection(collection)
     # Through JSON, so that what is compared is what can be read back.
     wanted = {**dataclasses.asdict(collection), "shard_transitions": shard_transitions(collection)}
     wanted = json.loads(json.dumps(wanted))
     # How many share the work changes nothing of it.
     wanted["source_kwargs"].pop("processes", None)
-    path = folder / config_name(collection.environment) / COLLECTION_FILE
     if path.exists():
         try:
             found = json.loads(path.read_text())["collection"]
