@@ -62,12 +62,36 @@ def make_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--context_length", type=int, help="steps in a context (default: the checkpoint's)")
     evaluate.add_argument(
+        "--target_return", type=float, help="return to ask a return-conditioned model for (default: the checkpoint's)"
+    )
+    evaluate.add_argument(
         "--tasks",
         metavar="JSON",
         help="other tasks, a JSON list: '[{\"goal\": [0, 8]}]' (default: the test tasks)",
     )
     evaluate.add_argument(
         "--dataset", help="learning histories, a folder or a Hub id: gives the source algorithm's own curve"
+    )
+    evaluate.add_argument(
+        "--prompt-from",
+        "--prompt_from",
+        metavar="DATASET",
+        help="learning histories, a folder or a Hub id: every context starts with episodes of the task's history",
+    )
+    evaluate.add_argument(
+        "--prompt-quantile",
+        "--prompt_quantile",
+        type=float,
+        metavar="Q",
+        default=0.5,
+        help="how well these episodes do, from 0 (random) to 1 (optimal) (default: %(default)s)",
+    )
+    evaluate.add_argument(
+        "--prompt-steps",
+        "--prompt_steps",
+        type=int,
+        metavar="STEPS",
+        help="about how many steps they have (default: half a context)",
     )
 
     publish = commands.add_parser(
@@ -129,9 +153,12 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     with wrong_input():
         tasks = None if arguments.tasks is None else read_tasks(arguments.tasks)
         model, tokeniser = load_checkpoint(arguments.model, arguments.revision, device_map="auto")
-        histories = None
-        if arguments.dataset is not None:
-            histories = load_histories(arguments.dataset, "test", model.config.environment)
+        histories, prompt_from = (
+            None if name is None else load_histories(name, "test", model.config.environment)
+            for name in (arguments.dataset, arguments.prompt_from)
+        )
+        if arguments.prompt_from is not None and prompt_from is None:
+            raise ValueError(f"{arguments.prompt_from} has no histories of test tasks to take prompts from.")
         folder = Path(arguments.output_dir or Path("evaluations") / Path(arguments.model).name)
         for split in ["given"] if tasks is not None else held_out_tasks(model.config) or ["test"]:
             result = evaluate(
@@ -144,8 +171,12 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
                 action_selection=arguments.action_selection,
                 temperature=arguments.temperature,
                 context_length=arguments.context_length,
+                target_return=arguments.target_return,
                 seed=arguments.seed,
                 histories=histories,
+                prompt_from=prompt_from,
+                prompt_quantile=arguments.prompt_quantile,
+                prompt_steps=arguments.prompt_steps,
                 progress=True,
             )
             write_result(result, folder)

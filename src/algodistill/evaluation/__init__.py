@@ -11,6 +11,7 @@ from .evaluating import (
     standard_error,
     write_result,
 )
+from .prompts import draw_prompts
 from .rollouts import default_streams, rollout
 
 
@@ -18,6 +19,7 @@ __all__ = [
     "CURVE_FILE",
     "RESULT_FILE",
     "default_streams",
+    "draw_prompts",
     "evaluate",
     "held_out_tasks",
     "load_checkpoint",

@@ -58,6 +58,8 @@ def plot_learning_curve(result: Mapping[str, Any], path: Path) -> None:
     references = result["references"]
     tasks = f"{result['tasks']} tasks" if result["split"] == "given" else f"{result['tasks']} held-out tasks"
     title = f"{result['environment']}: {tasks}, {result['streams']} streams"
+    if "prompt" in result:
+        title += f"\nprompted with episodes that return {result['prompt']['episode_return']:.2f} in the mean"
     if len(mean) == 1:
         _plot_bars(float(mean[0]), float(error[0]), references, title, path)
         return
@@ -135,5 +137,7 @@ def summary(result: Mapping[str, Any]) -> str:
         rows.append(("source", [f"{source[episode]:.2f}" if episode < len(source) else "-" for episode in episodes]))
     lines = [f"  {name:8}" + "".join(f"{value:>8}" for value in values) for name, values in rows]
     known = [f"{name} {value:.2f}" for name, value in references.items() if isinstance(value, float)]
+    if "prompt" in result:
+        known.append(f"prompted with {result['prompt']['episode_return']:.2f}")
     lines.append("  " + ", ".join([*known, f"{result['tasks']} tasks, {result['streams']} streams"]))
     return "\n".join(lines)

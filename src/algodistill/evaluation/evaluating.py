@@ -19,7 +19,8 @@ from ..histories.learners import run_learners
 from ..models import AlgorithmDistillationConfig, AlgorithmDistillationModel, HistoryTokeniser
 from ..outcomes import raise_if_unavailable
 from .curves import plot_learning_curve
-from .rollouts import rollout
+from .prompts import draw_prompts
+from .rollouts import default_streams, rollout
 
 
 RESULT_FILE, CURVE_FILE = "in_context_evaluation.json", "learning_curve.png"
@@ -41,8 +42,12 @@ def evaluate(
     action_selection: str = "sample",
     temperature: float | None = None,
     context_length: int | None = None,
+    target_return: float | None = None,
     seed: int = 0,
     histories: datasets.Dataset | None = None,
+    prompt_from: datasets.Dataset | None = None,
+    prompt_quantile: float = 0.5,
+    prompt_steps: int | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a frozen model in its context, by default on the test tasks that its checkpoint names.
@@ -62,9 +67,16 @@ def evaluate(
         action_selection (`str`, *optional*, defaults to `"sample"`): `"sample"` or `"greedy"`.
         temperature (`float`, *optional*): What the logits are divided by before sampling; by default the model's.
         context_length (`int`, *optional*): Steps in a context; by default the model's.
+        target_return (`float`, *optional*): Return to ask a return-conditioned model for in every episode; by default
+            the model's.
         seed (`int`, *optional*, defaults to `0`): Seed of environments and actions.
         histories (`datasets.Dataset`, *optional*): Learning histories; those of the tasks evaluated give the source
             algorithm's own curve.
+        prompt_from (`datasets.Dataset`, *optional*): Learning histories of the tasks. Every stream's context starts
+            with some episodes of one of them, as [`draw_prompts`] chooses them.
+        prompt_quantile (`float`, *optional*, defaults to `0.5`): How well these episodes do, from 0 (random behaviour)
+            to 1 (optimal).
+        prompt_steps (`int`, *optional*): About how many steps they have; by default half a context.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar on a terminal.
 
     Returns:
@@ -89,6 +101,25 @@ def evaluate(
     kwargs = dict((environment_kwargs if environment_kwargs is not None else config.environment_kwargs) or {})
     context_length = config.context_length if context_length is None else context_length
     temperature = config.temperature if temperature is None else temperature
+    conditions: dict[str, Any] = {}
+    if config.return_conditioned:
+        conditions["target_return"] = config.target_return if target_return is None else target_return
+    prompts = None
+    if prompt_from is not None:
+        prompts, prompt_returns = draw_prompts(
+            prompt_from,
+            tasks,
+            quantile=prompt_quantile,
+            steps=max(context_length // 2, 1) if prompt_steps is None else prompt_steps,
+            streams=default_streams(len(tasks)) if streams is None else streams,
+            levels=reference_returns(environment, kwargs, tasks),
+            returns_to_go=config.return_conditioned,
+        )
+        conditions["prompt"] = {
+            "quantile": prompt_quantile,
+            "episode_return": float(prompt_returns.mean()),
+            "steps": float(np.mean([len(prompt["rewards"]) for prompt in prompts])),
+        }
     start = time.perf_counter()
     returns, environment_steps = rollout(
         model,
@@ -101,6 +132,8 @@ def evaluate(
         action_selection=action_selection,
         temperature=temperature,
         context_length=context_length,
+        target_return=target_return,
+        prompts=prompts,
         seed=seed,
         progress=progress,
     )
@@ -117,6 +150,7 @@ def evaluate(
         "environment_steps": environment_steps,
         "action_selection": action_selection,
         "temperature": temperature,
+        **conditions,
         "seed": seed,
         "episode_return": {
             "mean": per_task.mean(axis=0).tolist(),
@@ -156,15 +190,23 @@ def references(
 ) -> dict[str, Any]:
     """Exact returns of random and optimal behaviour, and the source algorithm's curve, as far as they are known."""
     result: dict[str, Any] = {"random": None, "optimal": None, "source": None}
-    distribution = known_distribution(environment, environment_kwargs, tasks)
-    if distribution is not None:
-        result["random"] = float(np.mean([distribution.random_return(task) for task in tasks]))
-        result["optimal"] = float(np.mean([distribution.optimal_return(task) for task in tasks]))
+    if returns := reference_returns(environment, environment_kwargs, tasks):
+        result["random"], result["optimal"] = np.mean(returns, axis=0).tolist()
     for source in REFERENCE_SOURCES.get(environment, ()):
         result[source] = source_return(source, environment, environment_kwargs, tasks)
     if histories is not None:
         result["source"] = source_curve(histories, tasks)
     return result
+
+
+def reference_returns(
+    environment: str, environment_kwargs: Mapping[str, Any], tasks: Sequence[Task]
+) -> list[tuple[float, float]] | None:
+    """Exact returns of random and of optimal behaviour on each task, if they are known."""
+    distribution = known_distribution(environment, environment_kwargs, tasks)
+    if distribution is None:
+        return None
+    return [(distribution.random_return(task), distribution.optimal_return(task)) for task in tasks]
 
 
 def source_return(

@@ -28,6 +28,8 @@ def rollout(
     action_selection: str = "sample",
     temperature: float | None = None,
     context_length: int | None = None,
+    target_return: float | None = None,
+    prompts: Sequence[Mapping[str, Any]] | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> tuple[np.ndarray, int]:
@@ -45,6 +47,9 @@ def rollout(
         action_selection (`str`, *optional*, defaults to `"sample"`): `"sample"` or `"greedy"`.
         temperature (`float`, *optional*): What the logits are divided by before sampling; by default the model's.
         context_length (`int`, *optional*): Steps in a context; by default the model's.
+        target_return (`float`, *optional*): Return to ask a return-conditioned model for; by default the model's.
+        prompts (`Sequence[Mapping]`, *optional*): What each stream's context starts with: one stretch of history a
+            stream. Stream i acts on task i modulo the number of tasks.
         seed (`int`, *optional*, defaults to `0`): Seed of the environments and of the choice of actions.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar on a terminal.
 
@@ -84,7 +89,10 @@ def rollout(
             action_selection=action_selection,
             temperature=temperature,
             context_length=context_length,
+            target_return=target_return,
         )
+        if prompts is not None:
+            agent.reset(prompt=prompts)
         observations, _ = envs.reset(seed=seed)
         while (running := episode < episodes).any():
             actions = agent.act(observations)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import datasets
 import numpy as np
@@ -39,8 +40,12 @@ class StreamedHistoryWindows(IterableDataset):
         episode_stride (`int`, *optional*, defaults to `1`): Keep every k-th episode.
         first_episode (`int`, *optional*, defaults to `0`): First episode to keep.
         last_episode (`int`, *optional*): Last episode to keep (inclusive); by default the history's last.
+        expert_share (`float`, *optional*): Keep only this share of these episodes, rounded up: the last ones.
+        expert_quantile (`float`, *optional*): Keep only those of these episodes that returned at least this quantile
+            of their returns.
         start_share (`float`, *optional*, defaults to `0.0`): Probability that a window starts at its history's
             beginning.
+        returns_to_go (`bool`, *optional*, defaults to `False`): Whether windows have `returns_to_go`.
         seed (`int`, *optional*, defaults to `0`): Seed of order and choice of windows.
         rank (`int`, *optional*, defaults to `0`): This process, of those that read together.
         world_size (`int`, *optional*, defaults to `1`): How many processes read together, each another part.
@@ -58,24 +63,14 @@ class StreamedHistoryWindows(IterableDataset):
         dataset: datasets.IterableDataset,
         length: int,
         *,
-        episode_stride: int = 1,
-        first_episode: int = 0,
-        last_episode: int | None = None,
-        start_share: float = 0.0,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
         environment: str | None = None,
         held_out_tasks: Sequence[Task] = (),
+        **selection: Any,
     ):
-        self.cutter = WindowCutter(
-            dataset,
-            length,
-            episode_stride=episode_stride,
-            first_episode=first_episode,
-            last_episode=last_episode,
-            start_share=start_share,
-        )
+        self.cutter = WindowCutter(dataset, length, **selection)
         if not isinstance(dataset, datasets.IterableDataset):
             raise ValueError("That is no stream: read its windows with HistoryWindows.")
         if seed < 0 or not 0 <= rank < world_size:
@@ -129,9 +124,9 @@ class StreamedHistoryWindows(IterableDataset):
             if (environment, task) not in checked:
                 check_histories([environment], [task], self._environment, self._held_out_tasks)
                 checked.add((environment, task))
-            lengths = list_values(row["episode_lengths"])
             recorded = int(pa.compute.list_value_length(row["rewards"])[0].as_py())
-            transitions = self.cutter.transitions(lengths, recorded)
+            of_episodes = (list_values(row[name]) for name in self.cutter.episode_columns)
+            transitions = self.cutter.transitions(recorded, *of_episodes)
             for _ in range(self.cutter.windows(transitions)):
                 start, seed = self.cutter.draw_start(rng, transitions)
                 yield {**self.cutter.cut(row, start), "seed": seed}

@@ -1,5 +1,6 @@
 """Reading windows of transitions out of learning histories, without copying a history into memory."""
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -26,7 +27,11 @@ class WindowCutter:
         episode_stride (`int`): Keep every k-th episode.
         first_episode (`int`): First episode to keep.
         last_episode (`int`, *optional*): Last episode to keep (inclusive); by default the history's last.
+        expert_share (`float`, *optional*): Keep only this share of a history's episodes, its last ones.
+        expert_quantile (`float`, *optional*): Keep only episodes that returned at least this quantile of their
+            history's returns.
         start_share (`float`): Probability that a window starts at its history's beginning.
+        returns_to_go (`bool`): Whether a window says what is still to come of each episode's return.
 
     Raises:
         ValueError: If the dataset lacks a column, or an argument is out of its range.
@@ -37,10 +42,13 @@ class WindowCutter:
         dataset: datasets.Dataset | datasets.IterableDataset,
         length: int,
         *,
-        episode_stride: int,
-        first_episode: int,
-        last_episode: int | None,
-        start_share: float,
+        episode_stride: int = 1,
+        first_episode: int = 0,
+        last_episode: int | None = None,
+        expert_share: float | None = None,
+        expert_quantile: float | None = None,
+        start_share: float = 0.0,
+        returns_to_go: bool = False,
     ):
         if isinstance(dataset, dict):
             raise ValueError(
@@ -65,18 +73,39 @@ class WindowCutter:
                 raise ValueError(f"{name}={value} is out of range: expected at least {low}.")
         if last_episode is not None and last_episode < first_episode:
             raise ValueError(f"last_episode={last_episode} comes before first_episode={first_episode}.")
-        if not 0 <= start_share <= 1:
-            raise ValueError(f"start_share={start_share} is out of range: expected a number from 0 to 1.")
+        for name, share in (
+            ("start_share", start_share),
+            ("expert_share", expert_share),
+            ("expert_quantile", expert_quantile),
+        ):
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"{name}={share} is out of range: expected a number from 0 to 1.")
         self.length, self.start_share, self.features = length, start_share, dataset.features
-        self._observations = observations
-        # What a window is cut from.
-        self.columns = [*observations, "actions", "rewards", "episode_lengths"]
+        self._observations, self._returns_to_go = observations, returns_to_go
+        # What a window is cut from, and what says which episodes are kept.
+        self._steps = [*observations, "actions", "rewards"]
+        self.episode_columns = ["episode_lengths", *(["episode_returns"] if expert_quantile is not None else [])]
+        self.columns = [*self._steps, *self.episode_columns]
         self.kept_episodes = f"{first_episode} to {'the last' if last_episode is None else last_episode}"
-        self._kept = slice(first_episode, None if last_episode is None else last_episode + 1, episode_stride)
+        self._range = slice(first_episode, None if last_episode is None else last_episode + 1)
+        self._stride, self._expert_share, self._expert_quantile = episode_stride, expert_share, expert_quantile
 
-    def transitions(self, episode_lengths: np.ndarray, recorded: int) -> int:
-        """Transitions that are kept of a history of `recorded` transitions."""
-        return int(_with_unfinished(episode_lengths, recorded)[self._kept].sum())
+    def transitions(self, recorded: int, episode_lengths: np.ndarray, episode_returns: Any = None) -> int:
+        """Transitions that are kept of a history of `recorded` transitions, whose `episode_columns` are given."""
+        lengths = _with_unfinished(episode_lengths, recorded)
+        return int(lengths[self._kept(len(lengths), episode_returns)].sum())
+
+    def _kept(self, episodes: int, episode_returns: np.ndarray | None) -> np.ndarray:
+        """Numbers of the episodes that are kept of a history, in order."""
+        kept = np.arange(episodes)[self._range]
+        if self._expert_share is not None:
+            kept = kept[len(kept) - math.ceil(self._expert_share * len(kept)) :]
+        if self._expert_quantile is not None and episode_returns is not None:
+            # What an unfinished episode returns is not known.
+            kept = kept[kept < len(episode_returns)]
+            returns = episode_returns[kept]
+            kept = kept[returns >= np.quantile(returns, self._expert_quantile)] if len(kept) else kept
+        return kept[:: self._stride]
 
     def windows(self, transitions: int | np.ndarray) -> Any:
         """Windows of an epoch that come from histories with so many transitions kept."""
@@ -95,12 +124,14 @@ class WindowCutter:
             row (`pa.Table`): The history's `columns`.
             start (`int`): A kept transition, counted from 0.
         """
-        columns = {name: list_values(row[name], self.features[name]) for name in self.columns[:-1]}
-        lengths = _with_unfinished(list_values(row["episode_lengths"]), len(columns["rewards"]))
+        columns = {name: list_values(row[name], self.features[name]) for name in self._steps}
+        lengths, *returns = (list_values(row[name]) for name in self.episode_columns)
+        lengths = _with_unfinished(lengths, len(columns["rewards"]))
+        chosen = self._kept(len(lengths), returns[0] if returns else None)
         # Where each kept episode begins, in the history as recorded and in what is kept of it.
-        recorded = (np.cumsum(lengths) - lengths)[self._kept]
-        kept_ends = np.cumsum(lengths[self._kept])
-        kept = kept_ends - lengths[self._kept]
+        recorded = (np.cumsum(lengths) - lengths)[chosen]
+        kept_ends = np.cumsum(lengths[chosen])
+        kept = kept_ends - lengths[chosen]
         transitions = int(kept_ends[-1]) if len(kept_ends) else 0
         if not 0 <= start < transitions:
             raise IndexError(f"transition {start} of {transitions} in a history")
@@ -113,6 +144,10 @@ class WindowCutter:
         indices = recorded[episodes] + within
         lead = start - first
         read = {name: values[indices] for name, values in columns.items()}
+        conditions = {}
+        if self._returns_to_go:
+            ends = recorded[episodes] + lengths[chosen[episodes]]
+            conditions["returns_to_go"] = _returns_to_go(columns["rewards"], indices[lead:], ends[lead:])
         return {
             "observations": self._nested({name: read[name][lead:] for name in self._observations}),
             "actions": read["actions"][lead:],
@@ -121,6 +156,7 @@ class WindowCutter:
             "previous_action": read["actions"][0] if lead else np.zeros_like(read["actions"][0]),
             "previous_reward": read["rewards"][0] if lead else np.float32(0),
             "history_start": np.bool_(start == 0),
+            **conditions,
         }
 
     def _nested(self, observations: dict[str, np.ndarray]) -> np.ndarray | dict[str, np.ndarray]:
@@ -154,6 +190,7 @@ class HistoryWindows(Dataset):
     | `previous_action` | `(...)` | the action before the window; zeros at a history's beginning |
     | `previous_reward` | `()` | the reward before the window; 0 at a history's beginning |
     | `history_start` | `()` | whether the window starts at the history's beginning |
+    | `returns_to_go` | `(steps,)` | if asked for: sum of the rewards from this step to the end of its episode |
     | `seed` | `()` | a number of this window's own, for whoever draws something for it |
 
     Args:
@@ -162,8 +199,12 @@ class HistoryWindows(Dataset):
         episode_stride (`int`, *optional*, defaults to `1`): Keep every k-th episode.
         first_episode (`int`, *optional*, defaults to `0`): First episode to keep.
         last_episode (`int`, *optional*): Last episode to keep (inclusive); by default the history's last.
+        expert_share (`float`, *optional*): Keep only this share of these episodes, rounded up: the last ones.
+        expert_quantile (`float`, *optional*): Keep only those of these episodes that returned at least this quantile
+            of their returns.
         start_share (`float`, *optional*, defaults to `0.0`): Probability that a window starts at its history's
             beginning.
+        returns_to_go (`bool`, *optional*, defaults to `False`): Whether windows have `returns_to_go`.
         seed (`int`, *optional*, defaults to `0`): Seed of the choice of windows.
 
     Raises:
@@ -175,20 +216,10 @@ class HistoryWindows(Dataset):
         dataset: datasets.Dataset,
         length: int,
         *,
-        episode_stride: int = 1,
-        first_episode: int = 0,
-        last_episode: int | None = None,
-        start_share: float = 0.0,
         seed: int = 0,
+        **selection: Any,
     ):
-        self.cutter = WindowCutter(
-            dataset,
-            length,
-            episode_stride=episode_stride,
-            first_episode=first_episode,
-            last_episode=last_episode,
-            start_share=start_share,
-        )
+        self.cutter = WindowCutter(dataset, length, **selection)
         if seed < 0:
             raise ValueError(f"seed={seed} is out of range: expected at least 0.")
         if isinstance(dataset, datasets.IterableDataset):
@@ -206,11 +237,12 @@ class HistoryWindows(Dataset):
 
     def _count_transitions(self) -> Iterator[int]:
         """The transitions that are kept of every history."""
-        columns = self._table.select_columns(["rewards", "episode_lengths"])
+        columns = self._table.select_columns(["rewards", *self.cutter.episode_columns])
         for table in columns.iter(batch_size=1000):
             steps = pa.compute.list_value_length(table["rewards"]).to_numpy()
-            for total, lengths in zip(steps, table["episode_lengths"].combine_chunks(), strict=True):
-                yield self.cutter.transitions(lengths.values.to_numpy(), total)
+            of_episodes = (table[name].combine_chunks() for name in self.cutter.episode_columns)
+            for total, *values in zip(steps, *of_episodes, strict=True):
+                yield self.cutter.transitions(total, *(value.values.to_numpy() for value in values))
 
     def __len__(self) -> int:
         return int(self._window_ends[-1])
@@ -235,6 +267,21 @@ class HistoryWindows(Dataset):
 def _with_unfinished(episode_lengths: np.ndarray, transitions: int) -> np.ndarray:
     unfinished = transitions - int(episode_lengths.sum())
     return np.append(episode_lengths, unfinished) if unfinished else episode_lengths
+
+
+def _returns_to_go(rewards: np.ndarray, indices: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Sums of the rewards from transition `indices[i]` up to, but not including, `ends[i]`, shape `(len(indices),)`.
+
+    The indices ascend, and of the rewards no more is read than these episodes.
+    """
+    # A window's episodes lie far apart where a stride leaves others out: each is summed up by itself.
+    sums = np.zeros(len(indices))
+    for end in np.unique(ends):
+        own = ends == end
+        first = indices[own][0]
+        to_come = np.cumsum(rewards[first:end][::-1], dtype=np.float64)[::-1]
+        sums[own] = to_come[indices[own] - first]
+    return sums.astype(np.float32)
 
 
 def list_values(column: pa.ChunkedArray, feature: Any = None) -> np.ndarray:

@@ -20,6 +20,7 @@ PARTS_OF_A_STEP = (
     "previous_actions",
     "previous_rewards",
     "episode_starts",
+    "returns_to_go",
 )
 
 
@@ -100,6 +101,9 @@ class AlgorithmDistillationAgent:
             gymnasium names it. With `"next_step"`, the step after an episode's end does nothing and is kept out of
             the context.
         context_length (`int`, *optional*): Steps in a context; by default the model's.
+        target_return (`float` or `array` of shape `(num_envs,)`, *optional*): Return that is asked for in every
+            episode, counted down by what has been paid, if the model is conditioned on returns; by default the
+            model's.
 
     Raises:
         ValueError: If an argument is not one of its choices, or the tokeniser is not the model's.
@@ -116,6 +120,7 @@ class AlgorithmDistillationAgent:
         temperature: float | None = None,
         autoreset_mode: str = "same_step",
         context_length: int | None = None,
+        target_return: Any = None,
     ):
         temperature = model.config.temperature if temperature is None else temperature
         if not temperature > 0:
@@ -131,7 +136,7 @@ class AlgorithmDistillationAgent:
         ):
             if value not in choices:
                 raise ValueError(f"{name}={value!r} is not known: choose one of {list(choices)}.")
-        for name in ("observation_sizes", "observation_numbers", "action_sizes", "layout"):
+        for name in ("observation_sizes", "observation_numbers", "action_sizes", "layout", "return_conditioned"):
             expected, found = getattr(model.config, name), getattr(tokeniser, name)
             if found != expected:
                 raise ValueError(f"The tokeniser's {name} is {found!r}, the model's is {expected!r}.")
@@ -145,6 +150,8 @@ class AlgorithmDistillationAgent:
         # Any actions will do where no stream has acted yet: the tokeniser writes "no action".
         self._last_actions = tokeniser.decode(torch.zeros(num_envs, sum(tokeniser.action_sizes)))
         self._last_rewards = np.zeros(num_envs, dtype=np.float32)
+        self._target_returns = self._targets(target_return)
+        self._returns_to_go = self._target_returns.copy()
         self._episode_starts = np.ones(num_envs, dtype=bool)
         self._history_starts = np.ones(num_envs, dtype=bool)
         # Streams whose next step only resets their environment.
@@ -152,6 +159,21 @@ class AlgorithmDistillationAgent:
         # Streams whose last action has not led to anything yet.
         self._awaiting = np.zeros(num_envs, dtype=bool)
         self._groups = [StreamGroup(np.arange(num_envs))]
+
+    def _targets(self, target_return: Any) -> np.ndarray:
+        """Each stream's target, `(num_envs,)`; zeros, which nobody reads, where the model is not conditioned on it."""
+        conditioned = self.model.config.return_conditioned
+        if target_return is not None and not conditioned:
+            raise ValueError("target_return was given, but the model is not conditioned on returns.")
+        target_return = self.model.config.target_return if target_return is None else target_return
+        if target_return is None and conditioned:
+            raise ValueError("The model is conditioned on returns, and names none to ask for: give target_return=.")
+        targets = np.asarray(target_return if conditioned else 0, dtype=np.float64)
+        if targets.shape not in ((), (self.num_envs,)) or not np.isfinite(targets).all():
+            raise ValueError(
+                f"target_return={target_return} does not fit: expected a finite number, or {self.num_envs} of them."
+            )
+        return np.broadcast_to(targets, (self.num_envs,)).copy()
 
     @property
     def context_lengths(self) -> np.ndarray:
@@ -186,7 +208,12 @@ class AlgorithmDistillationAgent:
                     "along the first axis."
                 )
         step = self.tokeniser.encode_steps(
-            observations, self._last_actions, self._last_rewards, self._episode_starts, self._history_starts
+            observations,
+            self._last_actions,
+            self._last_rewards,
+            self._episode_starts,
+            self._history_starts,
+            self._returns_to_go,
         )
         if self._skipping.any():
             self._split(self._skipping)
@@ -234,6 +261,8 @@ class AlgorithmDistillationAgent:
         acted = current & ~skipped
         self._last_rewards = np.where(acted, values["rewards"], self._last_rewards).astype(np.float32)
         self._episode_starts = done | skipped | ~current
+        to_come = self._returns_to_go - np.where(acted, values["rewards"], 0)
+        self._returns_to_go = np.where(self._episode_starts, self._target_returns, to_come)
         self._skipping = done & acted if self._skips_after_done else np.zeros_like(done)
         self._awaiting = np.zeros_like(current)
 
@@ -247,8 +276,9 @@ class AlgorithmDistillationAgent:
         Args:
             mask (`array` of shape `(num_envs,)`, *optional*): True for the streams to reset; all by default.
             prompt (`Mapping` or `Sequence[Mapping]`, *optional*): A stretch of history, as [`HistoryWindows`] gives
-                them (`observations`, `actions`, `rewards`, `episode_starts`), for all these streams, or one for each
-                of them in order. Lengths may differ; of one longer than the context, the newest steps are kept.
+                them (`observations`, `actions`, `rewards`, `episode_starts` and, if the model is conditioned on
+                returns, `returns_to_go`), for all these streams, or one for each of them in order. Lengths may differ;
+                of one longer than the context, the newest steps are kept.
 
         Raises:
             ValueError: If the mask's shape or the number of prompts is wrong.
@@ -267,6 +297,7 @@ class AlgorithmDistillationAgent:
         self._split(mask)
         self._groups = [group for group in self._groups if not mask[group.streams[0]]]
         self._last_rewards[mask] = 0
+        self._returns_to_go[mask] = self._target_returns[mask]
         self._episode_starts[mask] = True
         self._history_starts[mask] = True
         self._skipping[mask] = False

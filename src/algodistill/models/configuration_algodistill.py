@@ -29,6 +29,10 @@ class AlgorithmDistillationConfig(PreTrainedConfig):
         embedding_dropout (`float`, *optional*, defaults to `0.0`): Dropout of the tokens that enter the decoder.
         temperature (`float`, *optional*, defaults to `1.0`): What an agent divides logits by when it samples, unless
             it is told otherwise.
+        return_conditioned (`bool`, *optional*, defaults to `False`): Whether a step also says what is still to come
+            of the episode's return, as in a Decision Transformer (Chen et al. 2021).
+        target_return (`float`, *optional*): Return that an agent then asks for in every episode, unless it is told
+            otherwise.
         environment (`str`, *optional*): Id of the environment that the model acts in.
         environment_kwargs (`dict`, *optional*): What else the environment is made with.
         test_tasks (`list[dict]` or `dict[str, list[dict]]`, *optional*): Tasks held out from training; by name, where
@@ -51,6 +55,8 @@ class AlgorithmDistillationConfig(PreTrainedConfig):
     token_masking: float = 0.0
     embedding_dropout: float = 0.0
     temperature: float = 1.0
+    return_conditioned: bool = False
+    target_return: float | None = None
     initializer_range: float = 0.02
     environment: str | None = None
     environment_kwargs: dict[str, Any] | None = None

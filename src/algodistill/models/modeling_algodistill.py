@@ -40,7 +40,8 @@ class StepEmbedding(nn.Module):
     """Embeds steps (previous action, previous reward, observation, episode start) as the decoder's tokens.
 
     Every dimension of an observation or action has ids of its own, and their embeddings are summed. Dimensions of an
-    observation that are numbers are projected, and added to that sum.
+    observation that are numbers are projected, and added to that sum; so is what is still to come of the episode's
+    return, if the model is conditioned on that.
     """
 
     def __init__(self, config: AlgorithmDistillationConfig):
@@ -50,6 +51,8 @@ class StepEmbedding(nn.Module):
             self.observation = nn.Embedding(sum(config.observation_sizes), hidden_size)
         if config.observation_numbers:
             self.observation_values = nn.Linear(config.observation_numbers, hidden_size)
+        if config.return_conditioned:
+            self.return_to_go = nn.Linear(1, hidden_size)
         # Every action dimension has one more: that there was no action yet.
         self.action = nn.Embedding(sum(config.action_sizes) + len(config.action_sizes), hidden_size)
         self.reward = nn.Linear(1, hidden_size)
@@ -61,6 +64,7 @@ class StepEmbedding(nn.Module):
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layout = config.layout
         self.observation_sizes, self.observation_numbers = config.observation_sizes, config.observation_numbers
+        self.return_conditioned = config.return_conditioned
 
     def forward(
         self,
@@ -70,6 +74,7 @@ class StepEmbedding(nn.Module):
         episode_starts: torch.Tensor,
         token_mask: torch.Tensor | None = None,
         observation_values: torch.Tensor | None = None,
+        returns_to_go: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Tokens of shape `(batch, steps * tokens per step, hidden)`."""
         seen = self.episode_start(episode_starts)
@@ -82,6 +87,13 @@ class StepEmbedding(nn.Module):
             )
         if observation_values is not None:
             seen = seen + self.observation_values(observation_values.to(self.observation_values.weight.dtype))
+        if (returns_to_go is not None) != self.return_conditioned:
+            raise ValueError(
+                f"returns_to_go were{'' if returns_to_go is not None else ' not'} given: the model is"
+                f"{'' if self.return_conditioned else ' not'} conditioned on returns."
+            )
+        if returns_to_go is not None:
+            seen = seen + self.return_to_go(returns_to_go[..., None].to(self.return_to_go.weight.dtype))
         rewards = previous_rewards[..., None].to(self.reward.weight.dtype)
         parts = [
             self.action(previous_actions).sum(dim=-2),
@@ -171,6 +183,7 @@ class AlgorithmDistillationModel(PreTrainedModel):
         num_items_in_batch: int | torch.Tensor | None = None,
         return_dict: bool | None = None,
         observation_values: torch.Tensor | None = None,
+        returns_to_go: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> AlgorithmDistillationOutput | tuple[torch.Tensor, ...]:
         """Predict the actions of a batch of windows, as [`HistoryTokeniser`] encodes them.
@@ -195,9 +208,17 @@ class AlgorithmDistillationModel(PreTrainedModel):
             return_dict (`bool`, *optional*): Whether to return an output object rather than a tuple.
             observation_values (`torch.Tensor` of shape `(batch, steps, observation numbers)`, *optional*): The
                 dimensions of observations that are numbers, if there are any.
+            returns_to_go (`torch.Tensor` of shape `(batch, steps)`, *optional*): What is still to come of the
+                episode's return, as the tokeniser scales it, if the model is conditioned on that.
         """
         tokens = self.embedding(
-            observations, previous_actions, previous_rewards, episode_starts, token_mask, observation_values
+            observations,
+            previous_actions,
+            previous_rewards,
+            episode_starts,
+            token_mask,
+            observation_values,
+            returns_to_go,
         )
         tokens_per_step = self.config.tokens_per_step
         if attention_mask is not None:

@@ -47,6 +47,8 @@ SETTINGS = (
     "observation_low",
     "observation_high",
     "reward_scale",
+    "return_conditioned",
+    "return_scale",
 )
 # Fitting reads so many histories at most.
 FITTED_HISTORIES = 256
@@ -92,12 +94,23 @@ class HistoryTokeniser(FeatureExtractionMixin):
         observation_high (`list[float]`, *optional*): Where the last bin of each of these ends. By default the upper
             bound.
         reward_scale (`float`, *optional*, defaults to `1.0`): What rewards are divided by for the model to read.
+        return_conditioned (`bool`, *optional*, defaults to `False`): Whether the model also reads what is still to
+            come of the episode's return.
+        return_scale (`float`, *optional*, defaults to `1.0`): What that is divided by.
 
     Raises:
         ValueError: If a space cannot be tokenised or an argument is out of its range.
     """
 
-    model_input_names = [*PARTS, "episode_starts", "observation_values", "attention_mask", "token_mask", "labels"]
+    model_input_names = [
+        *PARTS,
+        "episode_starts",
+        "observation_values",
+        "returns_to_go",
+        "attention_mask",
+        "token_mask",
+        "labels",
+    ]
 
     def __init__(
         self,
@@ -113,6 +126,8 @@ class HistoryTokeniser(FeatureExtractionMixin):
         observation_low: Sequence[float | None] | None = None,
         observation_high: Sequence[float | None] | None = None,
         reward_scale: float = 1.0,
+        return_conditioned: bool = False,
+        return_scale: float = 1.0,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -125,11 +140,13 @@ class HistoryTokeniser(FeatureExtractionMixin):
         for name, bins in (("observation_bins", observation_bins), ("action_bins", action_bins)):
             if bins is not None and (not isinstance(bins, int) or bins < 2):
                 raise ValueError(f"{name}={bins!r} is out of range: expected a whole number of at least 2.")
-        if not (np.isfinite(reward_scale) and reward_scale > 0):
-            raise ValueError(f"reward_scale={reward_scale} is out of range: expected a finite number above 0.")
+        for name, scale in (("reward_scale", reward_scale), ("return_scale", return_scale)):
+            if not (np.isfinite(scale) and scale > 0):
+                raise ValueError(f"{name}={scale} is out of range: expected a finite number above 0.")
         self.layout = layout
         self.observation_bins, self.action_bins, self.action_binning = observation_bins, action_bins, action_binning
-        self.reward_scale = float(reward_scale)
+        self.reward_scale, self.return_scale = float(reward_scale), float(return_scale)
+        self.return_conditioned = return_conditioned
         self._leaves = leaf_spaces(self.observation_space)
         self._bins = ActionBins(self.action_space, action_bins, action_binning) if self._acts_in_a_box else None
         self._observation_offsets = _offsets(np.asarray(self.observation_sizes, dtype=np.int64))
@@ -206,10 +223,12 @@ class HistoryTokeniser(FeatureExtractionMixin):
         """Find the mean, deviation and range of continuous observations and the scale of rewards in histories.
 
         Rewards within [-1, 1] stay as they are; others are divided by the root mean square of those that are not 0.
+        Where the model is conditioned on returns, these are divided by the largest sum of rewards of an episode.
 
         Args:
             histories (`datasets.Dataset`, [`HistoryWindows`] or any `Iterable[Mapping]`): Histories or windows of
-                them, each with `observations` and `rewards`.
+                them, each with `observations` and `rewards`; to condition on returns, also `episode_returns` or
+                `returns_to_go`.
             max_histories (`int`, *optional*, defaults to `256`): How many to read at most: evenly spaced ones if their
                 number is known, else the first.
 
@@ -221,12 +240,14 @@ class HistoryTokeniser(FeatureExtractionMixin):
         """
         if max_histories < 1:
             raise ValueError(f"max_histories={max_histories} is out of range: expected at least 1.")
-        count, largest, paid, squares = 0, 0.0, 0, 0.0
+        count, largest, largest_return, paid, squares = 0, 0.0, 0.0, 0, 0.0
         mean = deviations = np.zeros(sum(width_of(leaf) for leaf in self._leaves.values() if leaf["type"] == "Box"))
         low, high = np.full_like(mean, np.inf), np.full_like(mean, -np.inf)
         for history in _some(histories, max_histories):
             numbers, rewards = self._numbers_and_rewards(history)
             largest = max(largest, float(np.abs(rewards).max()))
+            if self.return_conditioned:
+                largest_return = max(largest_return, _largest_return(history))
             paid, squares = paid + int(np.count_nonzero(rewards)), squares + float(np.square(rewards).sum())
             if not len(mean):
                 continue
@@ -238,6 +259,7 @@ class HistoryTokeniser(FeatureExtractionMixin):
             deviations = deviations + np.square(difference) * count * len(numbers) / total
             mean, count = mean + difference * len(numbers) / total, total
         self.reward_scale = 1.0 if largest <= 1 else float(np.sqrt(squares / paid))
+        self.return_scale = largest_return or 1.0
         if len(mean):
             std = np.sqrt(deviations / count)
             # What never changes is only centred.
@@ -273,6 +295,7 @@ class HistoryTokeniser(FeatureExtractionMixin):
         previous_rewards: Any,
         episode_starts: Any,
         history_starts: Any,
+        returns_to_go: Any = None,
     ) -> dict[str, torch.Tensor]:
         """Encode steps, whose leading axes (streams, windows, time) are all those of `previous_rewards`.
 
@@ -283,17 +306,20 @@ class HistoryTokeniser(FeatureExtractionMixin):
             previous_rewards: Shape `(...)`.
             episode_starts: Whether an episode starts with the step, shape `(...)`.
             history_starts: Whether there is no previous action, shape `(...)`.
+            returns_to_go: What is still to come of the episode's return, shape `(...)`, if the model is conditioned
+                on that.
 
         Returns:
             `dict[str, torch.Tensor]`: `observations` `(..., observation dimensions)` and `previous_actions`
-            `(..., action dimensions)`, as ids; `previous_rewards` `(...)`; `episode_starts` `(...)`; and, if there are
-            continuous observations, `observation_values` `(..., observation numbers)`. The ids of a dimension follow
+            `(..., action dimensions)`, as ids; `previous_rewards` `(...)`; `episode_starts` `(...)`; if there are
+            continuous observations, `observation_values` `(..., observation numbers)`; and, if the model is
+            conditioned on returns, `returns_to_go` `(...)`. The ids of a dimension follow
             those of the dimension before it; an action dimension's first id is "no action".
         """
         rewards = np.asarray(previous_rewards, dtype=np.float32)
         parts = leaves(self.observation_space, observations)
         actions = self._encode_actions(previous_actions, rewards.ndim)
-        return self._encode(parts, actions, rewards, episode_starts, history_starts)
+        return self._encode(parts, actions, rewards, episode_starts, history_starts, returns_to_go)
 
     def _encode(
         self,
@@ -302,6 +328,7 @@ class HistoryTokeniser(FeatureExtractionMixin):
         previous_rewards: np.ndarray,
         episode_starts: Any,
         history_starts: Any,
+        returns_to_go: Any,
     ) -> dict[str, torch.Tensor]:
         """As [`encode_steps`], from the leaves of the observations and the indices of the actions."""
         ids, values = self._encode_observations(observations, previous_rewards.ndim)
@@ -317,7 +344,20 @@ class HistoryTokeniser(FeatureExtractionMixin):
         }
         if values is not None:
             encoded["observation_values"] = torch.from_numpy(values)
+        if self.return_conditioned:
+            encoded["returns_to_go"] = self._encode_returns(returns_to_go, previous_rewards.shape)
         return encoded
+
+    def _encode_returns(self, returns_to_go: Any, shape: tuple[int, ...]) -> torch.Tensor:
+        if returns_to_go is None:
+            raise ValueError(
+                "The model is conditioned on returns, and returns_to_go is missing: HistoryWindows gives it when told "
+                "returns_to_go=True."
+            )
+        returns = np.asarray(returns_to_go, dtype=np.float32)
+        if returns.shape != shape or not np.isfinite(returns).all():
+            raise ValueError(f"returns_to_go have the shape {returns.shape}: expected finite numbers of {shape}.")
+        return torch.from_numpy(returns / np.float32(self.return_scale))
 
     def _encode_observations(
         self, observations: Mapping[str, Any], leading: int
@@ -366,7 +406,7 @@ class HistoryTokeniser(FeatureExtractionMixin):
             windows (`Mapping` or `Sequence[Mapping]`): Windows as [`HistoryWindows`] gives them: `observations`
                 (nested ones in any way that [`encode_steps`] takes them), `actions`, `rewards`, `episode_starts` and,
                 unless the window begins its history, `previous_action` and `previous_reward` with
-                `history_start=False`. With `token_masking`, also a `seed`.
+                `history_start=False`. With `token_masking`, also a `seed`; to condition on returns, `returns_to_go`.
             token_masking (`float`, *optional*, defaults to `0.0`): Probability that a part of a step is hidden.
 
         Returns:
@@ -419,6 +459,7 @@ class HistoryTokeniser(FeatureExtractionMixin):
             np.concatenate([first_reward, rewards[:-1]]),
             window["episode_starts"],
             history_starts,
+            window.get("returns_to_go"),
         )
         return {**encoded, "labels": torch.from_numpy(labels)}
 
@@ -472,6 +513,14 @@ def _some(histories: Any, most: int) -> Iterator[Any]:
         yield history
     if not found:
         raise ValueError("There is no history to fit to: give at least one.")
+
+
+def _largest_return(history: Mapping[str, Any]) -> float:
+    """The largest sum of rewards, whatever its sign, that is told of a history's or window's episodes."""
+    for name in ("episode_returns", "returns_to_go"):
+        if name in history:
+            return float(np.abs(np.asarray(history[name], dtype=np.float64)).max(initial=0.0))
+    raise ValueError("A history has neither episode_returns nor returns_to_go, which the model is conditioned on.")
 
 
 def _pad(values: torch.Tensor, length: int, value: int) -> torch.Tensor:

@@ -67,10 +67,25 @@ class WindowArguments:
 
     _argument_group_name = "windows"
 
+    recipe: str = field(
+        default="ad",
+        metadata={
+            "help": "What is distilled: 'ad' how a learner learns, 'ed' only experts' episodes, 'gato' these, and "
+            "evaluated after an expert's demonstration, 'return_conditioned' any episode, given its return."
+        },
+    )
     episode_stride: int = field(default=1, metadata={"help": "Keep every k-th episode of a history."})
     first_episode: int = field(default=0, metadata={"help": "First episode to keep."})
     last_episode: int | None = field(
         default=None, metadata={"help": "Last episode to keep; the history's by default."}
+    )
+    expert_share: float = field(
+        default=0.25,
+        metadata={"help": "Share of a history's episodes that are an expert's: the last ones ('ed', 'gato')."},
+    )
+    expert_quantile: float | None = field(
+        default=None,
+        metadata={"help": "Instead, all episodes that returned at least this quantile of their history's returns."},
     )
     start_share: float = field(
         default=0.25, metadata={"help": "Share of the windows that start at their history's beginning."}
@@ -105,6 +120,13 @@ class ModelArguments:
     temperature: float = field(
         default=1.0, metadata={"help": "What an agent divides the logits by when it samples actions."}
     )
+    target_return: float | None = field(
+        default=None,
+        metadata={
+            "help": "Return that a return-conditioned agent asks for; by default what experts' episodes return "
+            "(--expert_share) in the mean over the histories."
+        },
+    )
     embedding_dropout: float = field(default=0.0, metadata={"help": "Dropout of the tokens that enter the decoder."})
     observation_bins: int | None = field(
         default=None,
@@ -132,6 +154,13 @@ class EvaluationArguments:
     action_selection: str = field(
         default="sample",
         metadata={"help": "'sample' draws actions by their probability, 'greedy' takes the likeliest."},
+    )
+    prompt_quantile: float | None = field(
+        default=None,
+        metadata={
+            "help": "Start every context with episodes of the task's own source history that do so well: 0 is random, "
+            "1 is optimal. By default contexts start empty; with the recipe 'gato' it is 1."
+        },
     )
 
 

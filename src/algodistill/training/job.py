@@ -34,6 +34,7 @@ from .arguments import (
 from .collecting import collect_command, collect_into, default_folder, load_histories, make_collection, task_split
 from .interruption import SaveOnInterrupt
 from .preset import OneLineParser, find_preset, is_shipped, parse_settings, read_preset
+from .recipes import expert_return, find_recipe, selection
 from .trainer import AlgorithmDistillationTrainer
 
 
@@ -155,9 +156,10 @@ def run(argv: Sequence[str], say: Say = print) -> None:
         check_settings(experiment)
         source = find_histories(experiment, say)
         set_seed(training.seed)
+        prompted = prompt_settings(experiment, source)
         model, tokeniser = make_model(experiment, split)
         windows = make_windows(experiment, source, split, model.config.context_length)
-        fit_tokeniser(experiment, source, tokeniser)
+        fit_to_histories(experiment, source, model, tokeniser)
         # Wrong values are found now rather than in the middle.
         tokeniser(windows.first() if isinstance(windows, StreamedHistoryWindows) else windows[0])
         warn_of_short_context(first_histories(experiment, source, "train"), windows.length, say)
@@ -170,6 +172,7 @@ def run(argv: Sequence[str], say: Say = print) -> None:
         raise WrongInput(str(error)) from error
 
     if trainer.is_world_process_zero():
+        histories = load(experiment, source, "test")
         for name, tasks in split.tests.items():
             say(f"Evaluation on {len(tasks)} held-out tasks ({name}), weights frozen")
             result = evaluate(
@@ -180,8 +183,9 @@ def run(argv: Sequence[str], say: Say = print) -> None:
                 streams=experiment.evaluation.test_streams,
                 action_selection=experiment.evaluation.action_selection,
                 seed=experiment.evaluation.test_seed,
-                histories=load(experiment, source, "test"),
+                histories=histories,
                 progress=True,
+                **prompted,
             )
             write_result(result, experiment.output)
             say(summary(result))
@@ -273,6 +277,25 @@ def first_histories(experiment: Experiment, source: Path | str, split: str) -> d
     return histories and histories.select(range(min(len(histories), EVALUATION_HISTORIES)))
 
 
+def prompt_settings(experiment: Experiment, source: Path | str) -> dict[str, Any]:
+    """What the final evaluation is told of prompts.
+
+    Raises:
+        ValueError: If there is nothing that prompts could be taken from.
+    """
+    quantile = experiment.evaluation.prompt_quantile
+    quantile = find_recipe(experiment.windows.recipe).prompt_quantile if quantile is None else quantile
+    if quantile is None:
+        return {}
+    histories = load(experiment, source, "test")
+    if not isinstance(histories, datasets.Dataset):
+        raise ValueError(
+            "Prompts are taken from histories of the test tasks, which must be here: "
+            + ("leave out --streaming." if experiment.histories.streaming else f"{source} has no split 'test'.")
+        )
+    return {"prompt_from": histories, "prompt_quantile": quantile}
+
+
 def make_windows(
     experiment: Experiment, source: Path | str, split: TaskSplit, length: int
 ) -> HistoryWindows | StreamedHistoryWindows:
@@ -285,11 +308,11 @@ def make_windows(
     histories = load(experiment, source, "train")
     if histories is None:
         raise ValueError(f"{source} has no split 'train'.")
-    selection = dataclasses.asdict(experiment.windows)
+    selected = selection(experiment.windows)
     seed = training.seed if training.data_seed is None else training.data_seed
     if not experiment.histories.streaming:
         check_histories(histories.unique("environment"), histories.unique("task"), environment, split.test)
-        return HistoryWindows(histories, length, seed=seed, **selection)
+        return HistoryWindows(histories, length, seed=seed, **selected)
     if training.max_steps <= 0:
         raise ValueError("A stream has no end that epochs could be counted by: give --max_steps.")
     return StreamedHistoryWindows(
@@ -300,7 +323,7 @@ def make_windows(
         world_size=training.world_size,
         environment=environment,
         held_out_tasks=split.test,
-        **selection,
+        **selected,
     )
 
 
@@ -313,7 +336,7 @@ def describe(windows: HistoryWindows | StreamedHistoryWindows) -> str:
 
 def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDistillationModel, HistoryTokeniser]:
     """Build the model and its tokeniser for the experiment's environment, or load those to start from."""
-    histories, arguments = experiment.histories, experiment.model
+    histories, arguments, recipe = experiment.histories, experiment.model, find_recipe(experiment.windows.recipe)
     # With the test tasks, so that they are not found to be wrong when the training is done.
     tasks = [*split.train[:1], *split.test]
     envs = make_environments(histories.environment, tasks, **histories.environment_kwargs)
@@ -322,6 +345,12 @@ def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDisti
     if arguments.model_name_or_path is not None:
         model, tokeniser = load_checkpoint(arguments.model_name_or_path)
         tokeniser.check_spaces(*spaces)
+        if model.config.return_conditioned != recipe.return_conditioned:
+            conditioned = "is" if model.config.return_conditioned else "is not"
+            raise ValueError(
+                f"{arguments.model_name_or_path} {conditioned} conditioned on returns, unlike the recipe "
+                f"{experiment.windows.recipe!r}."
+            )
         model.config.environment, model.config.environment_kwargs = histories.environment, histories.environment_kwargs
         model.config.test_tasks = named_tests(split)
         return model, tokeniser
@@ -331,6 +360,7 @@ def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDisti
         observation_bins=arguments.observation_bins,
         action_bins=arguments.action_bins,
         action_binning=arguments.action_binning,
+        return_conditioned=recipe.return_conditioned,
     )
     config = AlgorithmDistillationConfig(
         text_config=arguments.decoder or None,
@@ -343,6 +373,8 @@ def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDisti
         token_masking=arguments.token_masking,
         embedding_dropout=arguments.embedding_dropout,
         temperature=arguments.temperature,
+        return_conditioned=recipe.return_conditioned,
+        target_return=arguments.target_return,
         environment=histories.environment,
         environment_kwargs=histories.environment_kwargs,
         test_tasks=named_tests(split),
@@ -350,8 +382,11 @@ def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDisti
     return AlgorithmDistillationModel(config), tokeniser
 
 
-def fit_tokeniser(experiment: Experiment, source: Path | str, tokeniser: HistoryTokeniser) -> None:
-    """Fit the tokeniser to what there is to train on, unless it came with a checkpoint that the training starts from.
+def fit_to_histories(
+    experiment: Experiment, source: Path | str, model: AlgorithmDistillationModel, tokeniser: HistoryTokeniser
+) -> None:
+    """Fit the tokeniser to what there is to train on, and find the return to ask for, unless both came with a
+    checkpoint that the training starts from.
 
     All processes read the same histories, and so does a run that is continued.
     """
@@ -361,6 +396,8 @@ def fit_tokeniser(experiment: Experiment, source: Path | str, tokeniser: History
     if isinstance(histories, datasets.IterableDataset):
         histories = first_histories(experiment, source, "train")
     tokeniser.fit(histories.with_format("numpy"))
+    if model.config.return_conditioned and model.config.target_return is None:
+        model.config.target_return = expert_return(histories, experiment.windows.expert_share)
 
 
 def warn_of_short_context(histories: datasets.Dataset | None, context_length: int, say: Say) -> None:
@@ -393,7 +430,8 @@ def make_trainer(
     training, evaluation = experiment.training, None
     if training.eval_strategy != "no":
         histories = first_histories(experiment, source, "validation") or first_histories(experiment, source, "train")
-        evaluation = histories and HistoryWindows(histories, windows.length)
+        returns_to_go = model.config.return_conditioned
+        evaluation = histories and HistoryWindows(histories, windows.length, returns_to_go=returns_to_go)
     return AlgorithmDistillationTrainer(
         model,
         training,

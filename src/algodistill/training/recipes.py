@@ -1,0 +1,70 @@
+"""Recipes: which episodes of the histories a model imitates, and what it is conditioned on."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+
+from .arguments import WindowArguments
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to learn from histories.
+
+    Attributes:
+        experts_only (`bool`): Whether only experts' episodes are kept: the last ones of each history, or the best.
+        return_conditioned (`bool`): Whether the model reads what is still to come of an episode's return.
+        prompt_quantile (`float`, *optional*): How well the episodes do that the final evaluation starts contexts with.
+    """
+
+    experts_only: bool = False
+    return_conditioned: bool = False
+    prompt_quantile: float | None = None
+
+
+RECIPES = {
+    # Algorithm Distillation and its baseline, expert distillation (Laskin et al. 2022, section 4.2).
+    "ad": Recipe(),
+    "ed": Recipe(experts_only=True),
+    # Expert distillation whose contexts start with an expert's demonstration of the task (Reed et al. 2022).
+    "gato": Recipe(experts_only=True, prompt_quantile=1.0),
+    # A Decision Transformer over many tasks (Chen et al. 2021, Lee et al. 2022).
+    "return_conditioned": Recipe(return_conditioned=True),
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    """A recipe by its name.
+
+    Raises:
+        ValueError: If there is none; the message names those that there are.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe={name!r} is not known: choose one of {list(RECIPES)}.")
+    return RECIPES[name]
+
+
+def selection(arguments: WindowArguments) -> dict[str, Any]:
+    """What [`HistoryWindows`] is told of the windows to train on."""
+    recipe = find_recipe(arguments.recipe)
+    told = dataclasses.asdict(arguments)
+    del told["recipe"]
+    if not recipe.experts_only:
+        told["expert_share"] = told["expert_quantile"] = None
+    else:
+        # Leaving episodes out makes learning steeper; an expert does not learn.
+        told["episode_stride"] = 1
+        if arguments.expert_quantile is not None:
+            told["expert_share"] = None
+    return {**told, "returns_to_go": recipe.return_conditioned}
+
+
+def expert_return(histories: datasets.Dataset, share: float) -> float:
+    """Mean over histories of the mean return of this share of their episodes, the last ones."""
+    returns = [of_one for of_one in histories.with_format("numpy")["episode_returns"] if len(of_one)]
+    if not returns:
+        raise ValueError("No history has a finished episode whose return could be asked for: give --target_return.")
+    return float(np.mean([of_one[-max(round(share * len(of_one)), 1) :].mean() for of_one in returns]))
