@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import huggingface_hub
 import transformers
+import yaml
 
 from .outcomes import exit_code, stopped, wrong_input
 
@@ -94,6 +95,24 @@ def make_parser() -> argparse.ArgumentParser:
         help="about how many steps they have (default: half a context)",
     )
 
+    experiment = commands.add_parser(
+        "experiment",
+        help="run several variants side by side and draw what they show",
+        description="Run an experiment: the trainings and evaluations that its YAML file names, one after the other, "
+        "in runs/experiments. Its figure is drawn anew after each. Interrupted, it continues where it stopped; runs "
+        "that are finished, for this or for another experiment, are used again.",
+        epilog="Any other option overrules the presets of all runs: --seed 1, or --max_steps 100 for a quick look.",
+    )
+    experiment.add_argument(
+        "experiment", metavar="NAME", help="name of an experiment (see configs/experiments) or a YAML file of your own"
+    )
+    experiment.add_argument(
+        "--output_dir",
+        metavar="DIR",
+        default="experiments",
+        help="where NAME.json and NAME.png go (default: %(default)s)",
+    )
+
     publish = commands.add_parser(
         "publish",
         help="put histories or a checkpoint on the Hub",
@@ -124,12 +143,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         huggingface_hub.utils.disable_progress_bars()
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
-    if others and arguments.command != "collect":
+    if others and arguments.command not in ("collect", "experiment"):
         make_parser().error(f"unrecognized arguments: {' '.join(others)}")
-    if arguments.command == "collect":
+    if arguments.command in ("collect", "experiment"):
         # As with `python -m`. Not for `evaluate`: the current folder may be a repository that was downloaded.
         sys.path.insert(0, str(Path.cwd()))
+    if arguments.command == "collect":
         return exit_code(lambda: collect_command(arguments, others))
+    if arguments.command == "experiment":
+        return exit_code(lambda: experiment_command(arguments, others))
     if arguments.command == "publish":
         return exit_code(lambda: publish_command(arguments))
     return exit_code(lambda: evaluate_command(arguments))
@@ -143,6 +165,16 @@ def collect_command(arguments: argparse.Namespace, options: Sequence[str]) -> No
     with wrong_input():
         folder = collect(arguments.preset, arguments.output_dir, options=options)
     print(f"The histories are in {folder}: datasets.load_dataset({str(folder)!r})")
+
+
+def experiment_command(arguments: argparse.Namespace, options: Sequence[str]) -> None:
+    """`algodistill experiment NAME`."""
+    from .experiments import find_experiment, read_experiment, run_experiment
+
+    with wrong_input():
+        experiment = read_experiment(find_experiment(arguments.experiment), read_options(options))
+        figure = run_experiment(experiment, Path(arguments.output_dir))
+    print(f"See {figure}, and {figure.with_suffix('.json')} for its figures.")
 
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
@@ -207,6 +239,21 @@ def publish_command(arguments: argparse.Namespace) -> None:
     print(f"{'Published' if publication.changed else 'Nothing has changed'}: {publication.url}")
     if publication.left_out:
         print(f"Left at home: {', '.join(publication.left_out)}")
+
+
+def read_options(options: Sequence[str]) -> dict[str, Any]:
+    """Options such as `--seed 1` or `--seed=1`, by name.
+
+    Raises:
+        ValueError: If one has no name or no value.
+    """
+    pairs, rest = {}, list(options)
+    while rest:
+        name, separator, value = rest.pop(0).partition("=")
+        if not name.startswith("--") or not (separator or rest):
+            raise ValueError(f"{name!r} is no option with a value: expected such as --seed 1.")
+        pairs[name.removeprefix("--")] = yaml.safe_load(value if separator else rest.pop(0))
+    return pairs
 
 
 def read_tasks(text: str) -> list[dict[str, Any]]:

@@ -33,14 +33,16 @@ def _learning_curve_axes(path: Path, title: str, x_label: str, columns: int) -> 
         figure.savefig(path, format="png", metadata={"Software": None})
 
 
-def _draw_curve(axes: Axes, mean: np.ndarray, error: np.ndarray, **style: Any) -> None:
+def draw_curve(axes: Axes, mean: np.ndarray, error: np.ndarray, **style: Any) -> None:
+    """Draw the mean return by episode with its standard error."""
     episodes = np.arange(1, len(mean) + 1)
     axes.fill_between(episodes, mean - error, mean + error, color=style["color"], alpha=0.25, linewidth=0)
     axes.plot(episodes, mean, **style)
     axes.set_xlim(1, max(len(mean), 2))
 
 
-def _draw_references(axes: Axes, references: Mapping[str, Any]) -> None:
+def draw_references(axes: Axes, references: Mapping[str, Any]) -> None:
+    """Draw the returns that are known of other behaviour as horizontal lines."""
     for name, style in REFERENCE_STYLES.items():
         if references.get(name) is not None:
             axes.axhline(references[name], color=REFERENCE, linestyle=style, linewidth=1.2, label=name)
@@ -64,12 +66,12 @@ def plot_learning_curve(result: Mapping[str, Any], path: Path) -> None:
         _plot_bars(float(mean[0]), float(error[0]), references, title, path)
         return
     with _learning_curve_axes(path, title, "episode (weights frozen, context never reset)", 4) as axes:
-        _draw_curve(axes, mean, error, color=MODEL, linewidth=2, label="AD, in its context")
+        draw_curve(axes, mean, error, color=MODEL, linewidth=2, label="AD, in its context")
         if references.get("source"):
             source = references["source"]["mean"][: len(mean)]
             episodes = np.arange(1, len(source) + 1)
             axes.plot(episodes, source, color=SOURCE, linewidth=1.5, label="source algorithm")
-        _draw_references(axes, references)
+        draw_references(axes, references)
         axes.set_ylim(bottom=min(0.0, float(mean.min())))
 
 
@@ -108,8 +110,8 @@ def plot_source_curves(
     """
     with _learning_curve_axes(path, title, "episode of the source algorithm", 2) as axes:
         for (label, (mean, error)), color in zip(curves.items(), (SOURCE, "#5a8f3c", "#8a5aa8"), strict=False):
-            _draw_curve(axes, mean, error, color=color, linewidth=1.5, label=label)
-        _draw_references(axes, references)
+            draw_curve(axes, mean, error, color=color, linewidth=1.5, label=label)
+        draw_references(axes, references)
         axes.set_ylim(bottom=min([0.0, *(float(mean.min()) for mean, _ in curves.values() if len(mean))]))
 
 

@@ -74,6 +74,9 @@ class WindowArguments:
             "evaluated after an expert's demonstration, 'return_conditioned' any episode, given its return."
         },
     )
+    max_tasks: int | None = field(
+        default=None, metadata={"help": "Keep the histories of so many training tasks only; of all by default."}
+    )
     episode_stride: int = field(default=1, metadata={"help": "Keep every k-th episode of a history."})
     first_episode: int = field(default=0, metadata={"help": "First episode to keep."})
     last_episode: int | None = field(

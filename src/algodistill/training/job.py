@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 import yaml
 from transformers import set_seed
@@ -19,6 +20,7 @@ from ..environments import Task, TaskSplit, make_environments
 from ..evaluation import evaluate, load_checkpoint, result_files, summary, write_result
 from ..histories import HistoryWindows, StreamedHistoryWindows
 from ..histories.processes import available_cores
+from ..histories.schema import task_json
 from ..histories.windows import WrongHistories, check_histories
 from ..histories.writing import whole_file
 from ..hub import CARD_FILE, SETTINGS_FILE, Publication, publish, write_model_card
@@ -230,7 +232,7 @@ def use_all_cores() -> None:
 
 
 def check_settings(experiment: Experiment) -> None:
-    """Raise a `ValueError` if the run's folder holds an unfinished run with other settings."""
+    """Raise a `ValueError` if the run's folder holds a run with other settings."""
     file = experiment.output / SETTINGS_FILE
     if not file.exists():
         return
@@ -243,7 +245,7 @@ def check_settings(experiment: Experiment) -> None:
     ]
     if changed:
         raise ValueError(
-            f"{experiment.output} holds an unfinished run with other settings: {'; '.join(changed)}. To start over, "
+            f"{experiment.output} holds a run with other settings: {'; '.join(changed)}. To start over, "
             "delete that folder or give another --output_dir."
         )
 
@@ -310,6 +312,8 @@ def make_windows(
         raise ValueError(f"{source} has no split 'train'.")
     selected = selection(experiment.windows)
     seed = training.seed if training.data_seed is None else training.data_seed
+    if experiment.windows.max_tasks is not None:
+        histories = of_first_tasks(histories, split.train, experiment.windows.max_tasks)
     if not experiment.histories.streaming:
         check_histories(histories.unique("environment"), histories.unique("task"), environment, split.test)
         return HistoryWindows(histories, length, seed=seed, **selected)
@@ -325,6 +329,16 @@ def make_windows(
         held_out_tasks=split.test,
         **selected,
     )
+
+
+def of_first_tasks(histories: Any, tasks: Sequence[Task], most: int) -> datasets.Dataset:
+    """The histories of the first so many tasks."""
+    if not isinstance(histories, datasets.Dataset):
+        raise ValueError("max_tasks chooses among histories that are here: leave out --streaming.")
+    if not 1 <= most <= len(tasks):
+        raise ValueError(f"max_tasks={most} is out of range: expected 1 to {len(tasks)}, the tasks to train on.")
+    kept = np.isin(np.array(histories["task"]), [task_json(task) for task in tasks[:most]])
+    return histories.select(np.flatnonzero(kept))
 
 
 def describe(windows: HistoryWindows | StreamedHistoryWindows) -> str:

@@ -57,7 +57,7 @@ def read_preset(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _as_options(settings: dict[str, Any]) -> list[str]:
+def as_options(settings: dict[str, Any]) -> list[str]:
     """Settings as command-line options, so that both go through the same checks of type and choice."""
     options = []
     for key, value in settings.items():
@@ -101,7 +101,7 @@ def parse_settings(
     merged = {**(defaults or {}), **{key: value for key, value in settings.items() if key in known}}
     try:
         *filled, unknown_options = parser.parse_args_into_dataclasses(
-            [*_as_options(merged), *options], return_remaining_strings=True, look_for_args_file=False
+            [*as_options(merged), *options], return_remaining_strings=True, look_for_args_file=False
         )
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error

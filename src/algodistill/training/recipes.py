@@ -51,7 +51,7 @@ def selection(arguments: WindowArguments) -> dict[str, Any]:
     """What [`HistoryWindows`] is told of the windows to train on."""
     recipe = find_recipe(arguments.recipe)
     told = dataclasses.asdict(arguments)
-    del told["recipe"]
+    del told["recipe"], told["max_tasks"]
     if not recipe.experts_only:
         told["expert_share"] = told["expert_quantile"] = None
     else:

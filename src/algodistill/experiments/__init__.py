@@ -1,0 +1,16 @@
+"""Experiments: several runs side by side, one figure, one command."""
+
+from .describing import Curve, Experiment, Panel, find_experiment, read_experiment
+from .figures import plot_experiment
+from .running import run_experiment
+
+
+__all__ = [
+    "Curve",
+    "Experiment",
+    "Panel",
+    "find_experiment",
+    "plot_experiment",
+    "read_experiment",
+    "run_experiment",
+]

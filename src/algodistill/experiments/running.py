@@ -1,0 +1,167 @@
+"""Running an experiment: its trainings and evaluations, one after the other, and what is left of them."""
+
+import dataclasses
+import hashlib
+import json
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..evaluation import evaluate, load_checkpoint, result_files, standard_error, summary, write_result
+from ..histories.writing import whole_file
+from ..training.arguments import HistoryArguments
+from ..training.collecting import collect, default_folder, load_histories, task_split
+from ..training.job import Experiment as Run
+from ..training.job import check_settings, parse_experiment
+from ..training.job import run as train
+from ..training.preset import as_options
+from .describing import Curve, Experiment
+from .figures import plot_experiment, table
+
+
+RUNS = Path("runs") / "experiments"
+# How long a run took, in its folder: whoever uses it again says so too.
+SECONDS_FILE = "experiment_seconds.json"
+
+Say = Callable[[str], None]
+
+
+def run_experiment(experiment: Experiment, folder: Path, say: Say = print) -> Path:
+    """Run what an experiment consists of, and write `NAME.json` and `NAME.png` into a folder.
+
+    A run that has been finished before, for this or for another experiment, is taken as it is; an interrupted one is
+    continued. The figure is drawn anew after every run, with the curves that there are.
+
+    Args:
+        experiment ([`Experiment`]): The experiment.
+        folder (`Path`): Where the results go; the runs themselves are in `runs/experiments`.
+        say (`Callable`, *optional*, defaults to `print`): Tells how it goes on.
+
+    Returns:
+        `Path`: The figure.
+
+    Raises:
+        ValueError, WrongInput: If a run cannot be done as described, or its folder holds another one.
+        Interrupted: If the user stopped a training.
+    """
+    curves = [(panel, curve) for panel in experiment.panels for curve in panel.curves]
+    # All of it is checked before the first run takes its time.
+    for _, curve in curves:
+        check_settings(parse_experiment(command_line(curve)))
+    folder.mkdir(parents=True, exist_ok=True)
+    file, figure = folder / f"{experiment.name}.json", folder / f"{experiment.name}.png"
+    panels = [
+        {**{name: getattr(panel, name) for name in ("title", "kind", "paper", "x_label")}, "curves": []}
+        for panel in experiment.panels
+    ]
+    for number, (panel, curve) in enumerate(curves):
+        say(f"[{number + 1}/{len(curves)}] {panel.title}: {curve.label}")
+        panels[experiment.panels.index(panel)]["curves"].append(run_curve(curve, say))
+        record = {"experiment": experiment.name, "title": experiment.title, "panels": panels}
+        with whole_file(file) as partial:
+            partial.write_text(json.dumps(record) + "\n")
+        plot_experiment(record, figure)
+    for part in panels:
+        say("\n".join([part["title"], *table(part)]))
+    return figure
+
+
+def run_curve(curve: Curve, say: Say = print) -> dict[str, Any]:
+    """Run what a curve comes from, unless that has been done; return what it shows, as JSON."""
+    argv = command_line(curve)
+    run = parse_experiment(argv)
+    folder = evaluation_folder(run, curve)
+    files = [result_files(folder, split)[0] for split in task_split(run.histories).tests]
+    begin = time.perf_counter()
+    try:
+        if not all(file.exists() for file in files):
+            train_and_evaluate(curve, run, argv, say)
+    finally:
+        seconds = add_seconds(folder, time.perf_counter() - begin)
+    results = [json.loads(file.read_text()) for file in files]
+    for result in results:
+        per_task = np.array(result["episode_return"].pop("per_task"))
+        last = per_task[:, -max(per_task.shape[1] // 10, 1) :].mean(axis=1, keepdims=True)
+        result["last"] = {"mean": float(last.mean()), "standard_error": standard_error(last)[0]}
+        del result["task_ids"]
+    return {
+        "label": curve.label,
+        "command": shlex.join(["accelerate", "launch", "-m", "algodistill.train", *argv]),
+        "evaluation": curve.evaluation,
+        "seconds": round(seconds),
+        "results": results,
+    }
+
+
+def train_and_evaluate(curve: Curve, run: Run, argv: list[str], say: Say) -> None:
+    """Collect, train, and evaluate, as far as that has not been done."""
+    histories = histories_folder(curve)
+    if own := history_options(curve):
+        collect(curve.preset, histories, options=as_options(own))
+    train(argv, say)
+    if not curve.evaluation:
+        return
+    settings = dict(curve.evaluation)
+    prompts = {}
+    test = load_histories(histories, "test", run.histories.environment)
+    if "prompt_quantile" in settings:
+        prompts["prompt_from"] = test
+    model, tokeniser = load_checkpoint(run.output, device_map="auto")
+    for split in task_split(run.histories).tests:
+        told = {
+            "episodes": run.evaluation.test_episodes,
+            "streams": run.evaluation.test_streams,
+            "seed": run.evaluation.test_seed,
+            **settings,
+        }
+        result = evaluate(model, tokeniser, split=split, histories=test, progress=True, **told, **prompts)
+        write_result(result, evaluation_folder(run, curve))
+        say(summary(result))
+
+
+def command_line(curve: Curve) -> list[str]:
+    """What the main job is told to make a curve's run."""
+    path = RUNS / "-".join([Path(curve.preset).stem, *_named(curve.options)])
+    argv = ["--config", curve.preset, *as_options(curve.options), "--output_dir", str(path)]
+    return [*argv, "--dataset", str(histories_folder(curve))] if history_options(curve) else argv
+
+
+def history_options(curve: Curve) -> dict[str, Any]:
+    """Those of a curve's options that its histories depend on."""
+    names = {field.name for field in dataclasses.fields(HistoryArguments)} - {"dataset", "streaming"}
+    return {name: value for name, value in curve.options.items() if name in names}
+
+
+def histories_folder(curve: Curve) -> Path:
+    """Where a curve's histories are: those of its preset, unless they depend on its options."""
+    folder = default_folder(curve.preset)
+    return folder.with_name("-".join([folder.name, *_named(history_options(curve))]))
+
+
+def evaluation_folder(run: Run, curve: Curve) -> Path:
+    """Where the evaluation is that a curve shows."""
+    return run.output.joinpath(*["evaluations", "-".join(_named(curve.evaluation))] if curve.evaluation else [])
+
+
+def _named(options: Mapping[str, Any]) -> list[str]:
+    """Options as parts of a folder's name."""
+    parts = []
+    for name, value in sorted(options.items()):
+        # Mappings and lists are too long for a name.
+        text = json.dumps(value, sort_keys=True)
+        short = hashlib.sha256(text.encode()).hexdigest()[:8] if isinstance(value, dict | list) else str(value)
+        parts.append(f"{name}={short.replace('/', '_')}")
+    return parts
+
+
+def add_seconds(folder: Path, seconds: float) -> float:
+    """Note that a run, or an evaluation, has taken so many seconds more; returns how many in all."""
+    file = folder / SECONDS_FILE
+    total = seconds + (json.loads(file.read_text())["seconds"] if file.exists() else 0)
+    with whole_file(file) as partial:
+        partial.write_text(json.dumps({"seconds": round(total, 1)}) + "\n")
+    return total
