@@ -26,7 +26,7 @@ def plot_experiment(record: Mapping[str, Any], path: Path) -> None:
         path (`Path`): Where the picture goes.
     """
     panels = [panel for panel in record["panels"] if panel["curves"]]
-    columns = min(len(panels), 2)
+    columns = min(len(panels), 2 if len(panels) <= 4 else 3)
     rows = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4 * columns, 4.4 * rows), dpi=120, layout="constrained")
@@ -85,11 +85,13 @@ def draw_bars(axes: Axes, panel: Mapping[str, Any], paper: Mapping[str, Any]) ->
     """Returns of the first episode on every test distribution, scaled so that random is 0 and the source is 1."""
     splits = [result["split"] for result in panel["curves"][0]["results"]]
     # The same scale for all, whatever their own source is.
-    references = [result["references"] for result in panel["curves"][0]["results"]]
+    scales = [random_and_source(result["references"]) for result in panel["curves"][0]["results"]]
     bars = {}
     for curve in panel["curves"]:
         returns = (result["episode_return"]["mean"][0] for result in curve["results"])
-        bars[curve["label"]] = [scaled(*pair) for pair in zip(returns, references, strict=True)]
+        bars[curve["label"]] = [
+            (value - low) / (high - low) for value, (low, high) in zip(returns, scales, strict=True)
+        ]
     bars |= {f"{label}, {PAPER}": [of_one[split] for split in splits] for label, of_one in paper.items()}
     width = 0.8 / len(bars)
     for place, (label, values) in enumerate(bars.items()):
@@ -109,9 +111,10 @@ def labels(panel: Mapping[str, Any]) -> list[str]:
     return [curve["label"] for curve in panel["curves"]]
 
 
-def scaled(value: float, references: Mapping[str, Any]) -> float:
-    """A return of the first episode, scaled so that random behaviour is 0 and the source algorithm is 1."""
-    return (value - references["random"]) / (references["source"]["mean"][0] - references["random"])
+def random_and_source(references: Mapping[str, Any]) -> tuple[float, float]:
+    """Returns of the first episode of random behaviour and of the source algorithm, as exactly as they are known."""
+    # That of UCB1 is of many more learners than have been recorded.
+    return references["random"], references.get("ucb1") or references["source"]["mean"][0]
 
 
 def table(panel: Mapping[str, Any]) -> Sequence[str]:
