@@ -33,6 +33,7 @@ BANDIT = "algodistill/AdversarialBandit-v0"
 # Environment, learners on each task, episodes and settings of each source: some seconds of work.
 SOURCES = {
     "q_learning": (ENVIRONMENT, 64, 30, {}),
+    "noise_distillation": (ENVIRONMENT, 64, 30, {}),
     "posterior_sampling": (ENVIRONMENT, 64, 30, {}),
     "a2c": (ENVIRONMENT, 4, 30, {"streams": 16}),
     "dqn": (ENVIRONMENT, 4, 30, {}),

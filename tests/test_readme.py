@@ -1,12 +1,15 @@
 """The README's code, run as it stands."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
-from commands import ROOT, program_environment
+from commands import ROOT, algodistill, program_environment
 
 from algodistill.environments import DarkRoomTasks, make_environments
 from algodistill.models import AlgorithmDistillationConfig, AlgorithmDistillationModel, HistoryTokeniser
@@ -59,6 +62,18 @@ def test_own_environment_is_learnt_in_context(tmp_path: Path) -> None:
     # Guessing opens a fifth of both dials; whoever remembers what failed has them all by the fifth episode.
     assert returns[0] < 0.8
     assert returns[-1] > 1.5
+
+
+def test_demonstrator_of_the_readme_holds_the_pole_up(tmp_path: Path) -> None:
+    section = README.split("## What there is to distil\n")[1]
+    (command,) = re.findall(r"algodistill (collect cart_pole .*)", section)
+    (tmp_path / "demonstrators.py").write_text(code_below("What there is to distil"))
+    options = ["--train_tasks", "6", "--test_tasks", "1", "--episodes", "110", "--output_dir", "histories"]
+    result = algodistill(tmp_path, *shlex.split(command), *options)
+    assert result.returncode == 0, result.stderr
+    histories = datasets.load_dataset(str(tmp_path / "histories"), split="train", cache_dir=str(tmp_path / "cache"))
+    curve = np.mean(histories["episode_returns"], axis=0)
+    assert curve[:5].mean() < 35 and curve[101:].min() == 100
 
 
 def test_readme_shows_no_picture_or_file_that_is_not_there() -> None:

@@ -31,6 +31,10 @@ EXPERIMENTS = {
     "bandit, dqn": (BANDIT, {"arms": 4, "pulls": 6}, "dqn", NEURAL),
     "room, posterior": (ROOM, SMALL, "posterior_sampling", {}),
     "hard, posterior": (HARD, SMALL, "posterior_sampling", {}),
+    "bandit, noise": (BANDIT, {"arms": 4, "pulls": 6}, "noise_distillation", {}),
+    "room, noise": (ROOM, SMALL, "noise_distillation", {"epsilon_episodes": 5}),
+    "hard, noise": (HARD, SMALL, "noise_distillation", {"epsilon_episodes": 5}),
+    "key to door, noise": (KEY_TO_DOOR, {**SMALL, "ends_at_door": True}, "noise_distillation", {}),
     "hard, q-learning": (HARD, SMALL, "q_learning", {"initial_value": 0.3}),
     "hard, dqn": (HARD, SMALL, "dqn", {**NEURAL, "learning_starts": 10}),
     "key to door, q-learning": (KEY_TO_DOOR, SMALL, "q_learning", {"initial_value": 0.3}),
@@ -187,6 +191,8 @@ def test_environments_of_one_learner_share_its_task_and_its_shard(transitions, s
         ("ucb1", {"exploration": -1}, "exploration=-1"),
         ("thompson", {"exploration": 1}, "source_kwargs do not fit thompson.*exploration"),
         ("posterior_sampling", {"prior": 1}, "source_kwargs do not fit posterior_sampling.*prior"),
+        ("noise_distillation", {"epsilon": 1}, "source_kwargs do not fit noise_distillation.*epsilon"),
+        ("noise_distillation", {"tasks": []}, "source_kwargs do not fit noise_distillation.*tasks"),
         ("a3c", {}, "a3c.*a2c.*dqn.*posterior_sampling.*q_learning.*thompson.*ucb1"),
     ],
 )
@@ -200,7 +206,7 @@ def test_wrong_source_is_refused_before_anything_is_written(source, settings, na
 def test_posterior_sampling_of_an_environment_with_unknown_tasks_is_refused():
     collection = Collection("CartPole-v1", "posterior_sampling", {"train": [{}]}, 1, 1)
     with pytest.raises(ValueError, match="CartPole-v1"):
-        make_learners(collection, None, None, 1, np.random.default_rng(0))
+        make_learners(collection, None, None, [{}], np.random.default_rng(0))
     with pytest.raises(ValueError, match="DarkKeyToDoorTasks are not"):
         tasks = TASK_DISTRIBUTIONS[KEY_TO_DOOR]().sample(1, np.random.default_rng(0))
         check_collection(Collection(KEY_TO_DOOR, "posterior_sampling", {"train": tasks}, 1, 1))

@@ -422,7 +422,7 @@ def test_best_actions_draw_shortest_ways_evenly():
     rng = np.random.default_rng(0)
 
     def shares(goal, cell):
-        chosen = tasks.best_actions(np.full(count, goal[1] * 5 + goal[0]), np.tile(cell, (count, 1)), rng)
+        chosen = tasks.best_actions(tasks.task_array([{"goal": goal}] * count), np.tile(cell, (count, 1)), rng)
         return np.bincount(chosen, minlength=5) / count
 
     # From (1, 1) to (4, 2) there are four shortest ways, three of which begin to the right.
@@ -553,6 +553,7 @@ def test_sources_are_known_by_the_names_presets_use():
     assert {name: source.__name__ for name, source in SOURCES.items()} == {
         "a2c": "A2C",
         "dqn": "DQN",
+        "noise_distillation": "NoiseDistillation",
         "posterior_sampling": "PosteriorSampling",
         "q_learning": "TabularQLearning",
         "sb3": "StableBaselines3",

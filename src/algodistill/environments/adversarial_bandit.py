@@ -92,6 +92,14 @@ class AdversarialBanditTasks:
         self.check(task)
         return float(self.pulls * max(task["means"]))
 
+    def task_array(self, tasks: Sequence[Task]) -> np.ndarray:
+        """The arms' means, `(n, arms)`."""
+        return np.array([task["means"] for task in tasks])
+
+    def best_actions(self, means: np.ndarray, observations: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The best arms, `(n,)`, of bandits as [`task_array`] gives them, `(n, arms)`, whatever is observed."""
+        return means.argmax(axis=1)
+
 
 def _as_tasks(means: np.ndarray) -> list[Task]:
     return [{"means": row} for row in means.round(4).tolist()]
@@ -135,7 +143,7 @@ class AdversarialBanditVectorEnv(TaskVectorEnv):
         )
 
     def _take_tasks(self, tasks: Sequence[Task]) -> None:
-        self._means = np.array([task["means"] for task in tasks])
+        self._means = self.task_distribution.task_array(tasks)
 
     def _start_episodes(self, mask: np.ndarray) -> None:
         self._last_pulls[mask] = -1

@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from .rooms import RoomVectorEnv, check_cell, check_numbers, draw_picture, draw_text, random_walk
+from .rooms import RoomVectorEnv, check_cell, check_numbers, draw_picture, draw_text, random_walk, shortest_ways
 from .tasks import FiniteTasks, Task
 from .vectorised import TaskEnv
 
@@ -77,6 +77,23 @@ class DarkKeyToDoorTasks(FiniteTasks):
         to_door = to_key + max(abs(key_x - door_x) + abs(key_y - door_y), 1)
         return float(np.mean((to_key <= self.episode_length).astype(int) + (to_door <= self.episode_length)))
 
+    def task_array(self, tasks: Sequence[Task]) -> np.ndarray:
+        """The cells of key and door, `(n, 2, 2)`."""
+        return np.array([[task["key"], task["door"]] for task in tasks], dtype=np.int64).reshape(-1, 2, 2)
+
+    def best_actions(
+        self, keys_and_doors: np.ndarray, observations: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """First steps of shortest ways to the key, or for whoever has it to the door, `(n,)`, drawn evenly.
+
+        Args:
+            keys_and_doors (`np.ndarray`): The tasks as [`task_array`] gives them, `(n, 2, 2)`.
+            observations (`np.ndarray`): What a source algorithm sees, `(n, 3)`: a cell, and how far the episode is.
+            rng (`numpy.random.Generator`): Chooses among ways that are equally short.
+        """
+        has_key = observations[:, 2:] > 0
+        return shortest_ways(observations[:, :2], np.where(has_key, keys_and_doors[:, 1], keys_and_doors[:, 0]), rng)
+
 
 class DarkKeyToDoorVectorEnv(RoomVectorEnv):
     """Many rooms with a key and a door at once, one task each, in NumPy.
@@ -129,8 +146,7 @@ class DarkKeyToDoorVectorEnv(RoomVectorEnv):
         )
 
     def _take_tasks(self, tasks: Sequence[Task]) -> None:
-        self._keys = np.array([task["key"] for task in tasks], dtype=np.int64).reshape(self.num_envs, 2)
-        self._doors = np.array([task["door"] for task in tasks], dtype=np.int64).reshape(self.num_envs, 2)
+        self._keys, self._doors = self.task_distribution.task_array(tasks).swapaxes(0, 1)
 
     def _start_episodes(self, mask: np.ndarray) -> None:
         self._positions[mask] = self.np_random.integers(self._size, size=(int(mask.sum()), 2))

@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from .rooms import ACTIONS, RoomVectorEnv, check_cell, check_numbers, draw_picture, draw_text, random_walk
+from .rooms import RoomVectorEnv, check_cell, check_numbers, draw_picture, draw_text, random_walk, shortest_ways
 from .tasks import FiniteTasks, Task
 from .vectorised import TaskEnv
 
@@ -79,20 +79,19 @@ class DarkRoomTasks(FiniteTasks):
         paid_steps = max(self.episode_length - max(distance, 1) + 1, 0)
         return float(min(paid_steps, 1) if self.reward_once else paid_steps)
 
-    def best_actions(self, tasks: np.ndarray, observations: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """For each task, by its number, a first step of a shortest way from an observation to the goal, drawn evenly.
+    def task_array(self, tasks: Sequence[Task]) -> np.ndarray:
+        """The goals, `(n, 2)`."""
+        return np.array([task["goal"] for task in tasks], dtype=np.int64).reshape(-1, 2)
+
+    def best_actions(self, goals: np.ndarray, observations: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """First steps of shortest ways to the goals, `(n,)`, drawn evenly.
 
         Args:
-            tasks (`np.ndarray`): Numbers of tasks, `(n,)`.
+            goals (`np.ndarray`): The tasks as [`task_array`] gives them, `(n, 2)`.
             observations (`np.ndarray`): Cells, `(n, 2)`, or what a source algorithm sees, `(n, 3)`.
             rng (`numpy.random.Generator`): Chooses among ways that are equally short.
         """
-        dx, dy = (np.stack([tasks % self.size, tasks // self.size], axis=1) - observations[:, :2]).T
-        horizontally = rng.random(len(tasks)) * (abs(dx) + abs(dy)) < abs(dx)
-        sideways = np.where(dx < 0, ACTIONS.index("left"), ACTIONS.index("right"))
-        lengthways = np.where(dy < 0, ACTIONS.index("up"), ACTIONS.index("down"))
-        way = np.where(horizontally, sideways, lengthways)
-        return np.where((dx == 0) & (dy == 0), ACTIONS.index("no-op"), way)
+        return shortest_ways(observations[:, :2], goals, rng)
 
     def possible_tasks(self, reached: np.ndarray, rewards: np.ndarray) -> np.ndarray:
         """Which tasks would have paid these rewards for reaching these cells, `(n, tasks)`.
@@ -156,7 +155,7 @@ class DarkRoomVectorEnv(RoomVectorEnv):
         self._positions[:] = self._start
 
     def _take_tasks(self, tasks: Sequence[Task]) -> None:
-        self._goals = np.array([task["goal"] for task in tasks], dtype=np.int64).reshape(self.num_envs, 2)
+        self._goals = self.task_distribution.task_array(tasks)
 
     def _start_episodes(self, mask: np.ndarray) -> None:
         self._positions[mask] = self._start

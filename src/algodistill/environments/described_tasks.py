@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .making import import_named
+from .making import import_function
 from .tasks import Task, TaskSplit, split_tasks
 
 
@@ -137,10 +137,7 @@ def _draw_number(kind: str, bounds: Any, rng: np.random.Generator) -> float | in
 
 
 def _call(name: Any, kwargs: Mapping[str, Any], rng: np.random.Generator) -> Any:
-    module, separator, function = str(name).partition(":")
-    called = getattr(import_named(module), function, None) if separator else None
-    if not callable(called):
-        raise ValueError(f"call: {name!r} names no function: expected module:function.")
+    called = import_function("call", name)
     try:
         return called(**kwargs, seed=int(rng.integers(2**31)))
     except TypeError as error:

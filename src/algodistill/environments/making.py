@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -109,6 +109,19 @@ def import_named(module: str) -> Any:
         raise ValueError(
             f"The module {module!r} cannot be imported: {error}. Install it, or put its folder on PYTHONPATH."
         ) from error
+
+
+def import_function(setting: str, name: Any) -> Callable[..., Any]:
+    """Import the function that a setting names: `"package.module:function"`.
+
+    Raises:
+        ValueError: If the name is not of that form, its module cannot be imported, or it has no such function.
+    """
+    module, separator, function = str(name).partition(":")
+    found = getattr(import_named(module), function, None) if separator else None
+    if not callable(found):
+        raise ValueError(f"{setting}: {name!r} names no function: expected module:function.")
+    return found
 
 
 def _mapping(task: Task, key: str) -> Mapping[str, Any]:

@@ -52,6 +52,22 @@ def random_walk(size: int) -> np.ndarray:
     return transition
 
 
+def shortest_ways(cells: np.ndarray, targets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """First actions of shortest ways, `(n,)`, drawn evenly among these; no-op for whoever has arrived.
+
+    Args:
+        cells (`np.ndarray`): Where the ways begin, `(n, 2)`.
+        targets (`np.ndarray`): Where they lead to, `(n, 2)`.
+        rng (`numpy.random.Generator`): Chooses among ways that are equally short.
+    """
+    dx, dy = (targets - cells).T
+    horizontally = rng.random(len(cells)) * (abs(dx) + abs(dy)) < abs(dx)
+    sideways = np.where(dx < 0, ACTIONS.index("left"), ACTIONS.index("right"))
+    lengthways = np.where(dy < 0, ACTIONS.index("up"), ACTIONS.index("down"))
+    way = np.where(horizontally, sideways, lengthways)
+    return np.where((dx == 0) & (dy == 0), ACTIONS.index("no-op"), way)
+
+
 class RoomVectorEnv(TaskVectorEnv):
     """Rooms in which an agent walks: observations are its cell (x, y), actions are no-op, up, down, left, right.
 

@@ -34,6 +34,10 @@ class TaskDistribution(Protocol):
     """The set of tasks of an environment, with the reference returns of each.
 
     It is constructed with the same keyword arguments as the environment, so that both speak of the same room.
+
+    Where optimal behaviour is known, there are two methods more: `task_array(tasks)` puts tasks into an array,
+    `(n, ...)`, and `best_actions(task_array, observations, rng)` says what to do in them, `(n,)`, for what a source
+    algorithm sees of each.
     """
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Task]:

@@ -16,7 +16,7 @@ from .writing import shard_path, write_shard
 
 
 def check_collection(collection: Collection) -> None:
-    """Make one learner: wrong settings are found before anything is written.
+    """Make one learner, and let it act once: wrong settings are found before anything is written.
 
     Raises:
         ValueError: If the source algorithm is not known, or a setting is out of its range or not one of its own.
@@ -27,18 +27,23 @@ def check_collection(collection: Collection) -> None:
         if getattr(collection, name) < low:
             raise ValueError(f"{name}={getattr(collection, name)} is out of range: expected at least {low}.")
     task = next(iter(next(iter(collection.tasks.values()))))
-    envs = make_environments(collection.environment, [task], **collection.environment_kwargs)
-    spaces = source_observation_space(envs), envs.single_action_space
-    envs.close()
-    try:
-        if has_own_loop(collection):
-            source = SOURCES[collection.source](**collection.source_kwargs)
-            make = partial(make_environment, collection.environment, task, **collection.environment_kwargs)
-            source.record([make] * source.streams, [_forget] * source.streams, 0)
-        else:
-            make_learners(collection, *spaces, streams_per_learner(collection), np.random.default_rng(0))
-    except (AssertionError, TypeError) as error:
-        raise ValueError(f"source_kwargs do not fit {collection.source}: {str(error).rstrip('.')}.") from error
+    own_loop = has_own_loop(collection)
+    # A learner without a stream is for its source to refuse.
+    tasks = [task] * (1 if own_loop else max(streams_per_learner(collection), 1))
+    envs = make_environments(collection.environment, tasks, **collection.environment_kwargs)
+    with contextlib.closing(envs):
+        spaces = source_observation_space(envs), envs.single_action_space
+        try:
+            if own_loop:
+                source = SOURCES[collection.source](**collection.source_kwargs)
+                make = partial(make_environment, collection.environment, task, **collection.environment_kwargs)
+                source.record([make] * source.streams, [_forget] * source.streams, 0)
+                return
+            learners = make_learners(collection, *spaces, tasks, np.random.default_rng(0))
+        except (AssertionError, TypeError) as error:
+            raise ValueError(f"source_kwargs do not fit {collection.source}: {str(error).rstrip('.')}.") from error
+        observations, infos = envs.reset(seed=0)
+        learners.act(infos.get("source_observations", observations))
 
 
 def _forget(**step: Any) -> None:

@@ -85,16 +85,21 @@ def make_learners(
     collection: Collection,
     observation_space: gymnasium.Space,
     action_space: gymnasium.Space,
-    num_learners: int,
+    tasks: Sequence[Task],
     rng: np.random.Generator,
 ) -> Any:
-    """A batch of learners; those that know the environment are told its tasks."""
-    source, known = SOURCES[collection.source], {}
+    """A batch of learners for environments with these tasks; those that know the environment are told its tasks, those
+    that know what they act in are told that."""
+    source = SOURCES[collection.source]
+    known: dict[str, Any] = {}
     if getattr(source, "needs_tasks", False):
         if collection.environment not in TASK_DISTRIBUTIONS:
             raise ValueError(f"{collection.source} needs to know the tasks of {collection.environment}.")
         known["task_distribution"] = TASK_DISTRIBUTIONS[collection.environment](**collection.environment_kwargs)
-    return source(observation_space, action_space, num_learners, rng, **collection.source_kwargs, **known)
+    if getattr(source, "needs_own_tasks", False):
+        known["environment"], known["environment_kwargs"] = collection.environment, collection.environment_kwargs
+        known["tasks"] = tasks
+    return source(observation_space, action_space, len(tasks), rng, **collection.source_kwargs, **known)
 
 
 def source_observation_space(envs: gymnasium.vector.VectorEnv) -> gymnasium.Space:
@@ -109,7 +114,7 @@ def run_learners(collection: Collection, batch: Batch, bar: tqdm) -> pa.Table:
     observation_space, action_space = envs.single_observation_space, envs.single_action_space
     seen_space = source_observation_space(envs)
     learner_seed, env_seed = _seed_sequence(collection, batch).spawn(2)
-    learners = make_learners(collection, seen_space, action_space, n, np.random.default_rng(learner_seed))
+    learners = make_learners(collection, seen_space, action_space, batch.tasks, np.random.default_rng(learner_seed))
     recording = _Recording(n, observation_space, action_space)
     episodes = np.zeros(n, dtype=np.int64)
     lengths = np.zeros(n, dtype=np.int64)

@@ -6,6 +6,7 @@ from typing import Any
 from .a2c import A2C
 from .bandits import UCB1, ThompsonSampling
 from .dqn import DQN
+from .noise_distillation import NoiseDistillation
 from .posterior_sampling import PosteriorSampling
 from .q_learning import TabularQLearning
 from .stable_baselines3 import StableBaselines3
@@ -16,6 +17,7 @@ __all__ = [
     "DQN",
     "SOURCES",
     "UCB1",
+    "NoiseDistillation",
     "PosteriorSampling",
     "StableBaselines3",
     "TabularQLearning",
@@ -26,6 +28,7 @@ __all__ = [
 SOURCES: dict[str, Callable[..., Any]] = {
     "a2c": A2C,
     "dqn": DQN,
+    "noise_distillation": NoiseDistillation,
     "posterior_sampling": PosteriorSampling,
     "q_learning": TabularQLearning,
     "sb3": StableBaselines3,

@@ -8,6 +8,7 @@ import torch
 from gymnasium.spaces import Discrete
 
 from .networks import Features, Networks, clip_gradients
+from .schedules import linear
 from .settings import check_settings
 
 
@@ -105,8 +106,7 @@ class DQN:
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Choose one action a learner, shape `(learners,)`, for observations of shape `(learners, ...)`."""
         values = self._networks(self._features(observations)[:, None])[:, 0].numpy()
-        progress = min(self._steps / self._epsilon_steps, 1)
-        epsilon = self._epsilon_start + progress * (self._epsilon_end - self._epsilon_start)
+        epsilon = linear(self._epsilon_start, self._epsilon_end, self._steps / self._epsilon_steps)
         explore = self._rng.random(len(values)) < epsilon
         random = self._rng.integers(self._num_actions, size=len(values))
         return np.where(explore, random, values.argmax(axis=1)) + self._first_action

@@ -39,9 +39,10 @@ class PosteriorSampling:
         if not hasattr(task_distribution, "possible_tasks"):
             kind = type(task_distribution).__name__
             raise ValueError(f"Posterior sampling needs tasks that it can plan for, which {kind} are not.")
-        self._tasks, self._rng = task_distribution, rng
+        self._distribution, self._rng = task_distribution, rng
+        self._tasks = task_distribution.task_array(task_distribution.tasks())
         # Which tasks each learner still takes for possible, `(learners, tasks)`, and which one it follows.
-        self.possible = np.ones((num_learners, len(task_distribution.tasks())), dtype=bool)
+        self.possible = np.ones((num_learners, len(self._tasks)), dtype=bool)
         self._followed = np.zeros(num_learners, dtype=np.int64)
         self._draws = np.ones(num_learners, dtype=bool)
 
@@ -53,7 +54,7 @@ class PosteriorSampling:
             numbers = self._rng.random(possible.shape, dtype=np.float32)
             self._followed[self._draws] = (numbers + possible).argmax(axis=1)
             self._draws[:] = False
-        return self._tasks.best_actions(self._followed, observations, self._rng)
+        return self._distribution.best_actions(self._tasks[self._followed], observations, self._rng)
 
     def learn(
         self,
@@ -66,6 +67,6 @@ class PosteriorSampling:
     ) -> None:
         """Rule out the tasks that would have paid otherwise."""
         undecided = np.flatnonzero(self.possible.sum(axis=1) > 1)
-        self.possible[undecided] &= self._tasks.possible_tasks(next_observations[undecided], rewards[undecided])
+        self.possible[undecided] &= self._distribution.possible_tasks(next_observations[undecided], rewards[undecided])
         refuted = ~self.possible[np.arange(len(self._followed)), self._followed]
         self._draws = refuted | terminations | truncations

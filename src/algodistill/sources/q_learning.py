@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Discrete, MultiDiscrete
 
+from .schedules import linear
 from .settings import check_settings
 
 
@@ -94,8 +95,7 @@ class TabularQLearning:
         # The largest random number among the best actions breaks ties uniformly.
         actions = (self._rng.random(values.shape, dtype=np.float32) + best).argmax(axis=1)
         if self._explores:
-            progress = np.minimum(self._episodes / self._epsilon_episodes, 1)
-            epsilon = self._epsilon_start + progress * (self._epsilon_end - self._epsilon_start)
+            epsilon = linear(self._epsilon_start, self._epsilon_end, self._episodes / self._epsilon_episodes)
             explore = self._rng.random(len(actions)) < epsilon
             actions = np.where(explore, self._rng.integers(self._num_actions, size=len(actions)), actions)
         return actions + self._action_start
