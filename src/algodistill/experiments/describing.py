@@ -11,6 +11,18 @@ from ..training.preset import find_preset, read_preset
 
 
 KINDS = ("episodes", "settings", "bars")
+# What a checkpoint can be evaluated with once more: arguments of `algodistill.evaluate`.
+EVALUATION_SETTINGS = {
+    "episodes",
+    "streams",
+    "seed",
+    "action_selection",
+    "temperature",
+    "context_length",
+    "target_return",
+    "prompt_quantile",
+    "prompt_steps",
+}
 PAPER_FILE = Path(__file__).parent / "paper_curves.json"
 
 
@@ -22,8 +34,8 @@ class Curve:
         label (`str`): Its name in the figure; in a panel of the kind `settings`, a number.
         preset (`str`): The preset that is run.
         options (`dict`): What overrules the preset.
-        evaluation (`dict`): What the run's checkpoint is evaluated with once more, as arguments of
-            [`algodistill.evaluate`]; if there is nothing, the curve is that of the run's own evaluation.
+        evaluation (`dict`): What the run's checkpoint is evaluated with once more; if there is nothing, the curve is
+            that of the run's own evaluation.
     """
 
     label: str
@@ -102,25 +114,14 @@ def read_experiment(path: Path, overrules: Mapping[str, Any] | None = None) -> E
     _check_keys(content, {"title", "panels"}, set(), str(path))
     if not isinstance(content["panels"], list) or not content["panels"]:
         raise ValueError(f"{path}: panels={content['panels']!r} is not a list of panels.")
-    panels = [_read_panel(panel, f"{path}, panel {number + 1}") for number, panel in enumerate(content["panels"])]
-    if overrules:
-        panels = [
-            Panel(
-                panel.title,
-                [
-                    Curve(curve.label, curve.preset, {**curve.options, **overrules}, curve.evaluation)
-                    for curve in panel.curves
-                ],
-                panel.kind,
-                panel.paper,
-                panel.x_label,
-            )
-            for panel in panels
-        ]
+    panels = [
+        _read_panel(panel, f"{path}, panel {number}", overrules or {})
+        for number, panel in enumerate(content["panels"], start=1)
+    ]
     return Experiment(path.stem, str(content["title"]), panels)
 
 
-def _read_panel(content: Any, where: str) -> Panel:
+def _read_panel(content: Any, where: str, overrules: Mapping[str, Any]) -> Panel:
     optional = {"kind", "preset", "options", "evaluation", "paper", "x_label"}
     _check_keys(content, {"title", "curves"}, optional, where)
     kind = content.get("kind", "episodes")
@@ -145,9 +146,11 @@ def _read_panel(content: Any, where: str) -> Panel:
             if not all(isinstance(part, dict) for part in parts):
                 raise ValueError(f"{here}: {name} are not a mapping of names to values.")
             merged[name] = {**parts[0], **parts[1]}
+        _check_keys(merged["evaluation"], set(), EVALUATION_SETTINGS, f"{here}, evaluation")
         if kind == "settings":
             _number(label, here)
-        curves.append(Curve(str(label), str(find_preset(str(preset))), merged["options"], merged["evaluation"]))
+        options = {**merged["options"], **overrules}
+        curves.append(Curve(str(label), str(find_preset(str(preset))), options, merged["evaluation"]))
     return Panel(str(content["title"]), curves, kind, paper, content.get("x_label"))
 
 

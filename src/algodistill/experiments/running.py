@@ -48,25 +48,25 @@ def run_experiment(experiment: Experiment, folder: Path, say: Say = print) -> Pa
         ValueError, WrongInput: If a run cannot be done as described, or its folder holds another one.
         Interrupted: If the user stopped a training.
     """
-    curves = [(panel, curve) for panel in experiment.panels for curve in panel.curves]
+    panels: list[dict[str, Any]] = [
+        {**{name: getattr(panel, name) for name in ("title", "kind", "paper", "x_label")}, "curves": []}
+        for panel in experiment.panels
+    ]
+    curves = [(shown, curve) for shown, panel in zip(panels, experiment.panels, strict=True) for curve in panel.curves]
     # All of it is checked before the first run takes its time.
     for _, curve in curves:
         check_settings(parse_experiment(command_line(curve)))
     folder.mkdir(parents=True, exist_ok=True)
     file, figure = folder / f"{experiment.name}.json", folder / f"{experiment.name}.png"
-    panels = [
-        {**{name: getattr(panel, name) for name in ("title", "kind", "paper", "x_label")}, "curves": []}
-        for panel in experiment.panels
-    ]
-    for number, (panel, curve) in enumerate(curves):
-        say(f"[{number + 1}/{len(curves)}] {panel.title}: {curve.label}")
-        panels[experiment.panels.index(panel)]["curves"].append(run_curve(curve, say))
+    for number, (shown, curve) in enumerate(curves, start=1):
+        say(f"[{number}/{len(curves)}] {shown['title']}: {curve.label}")
+        shown["curves"].append(run_curve(curve, say))
         record = {"experiment": experiment.name, "title": experiment.title, "panels": panels}
         with whole_file(file) as partial:
             partial.write_text(json.dumps(record) + "\n")
         plot_experiment(record, figure)
-    for part in panels:
-        say("\n".join([part["title"], *table(part)]))
+    for shown in panels:
+        say("\n".join([shown["title"], *table(shown)]))
     return figure
 
 
