@@ -119,7 +119,7 @@ def test_paper_figures_end_where_the_paper_says():
         ("figure_4_dark_room", "AD"): 14.12,
         ("figure_4_dark_key_to_door", "AD"): 1.81,
         ("figure_5_ed", "25 %"): 6.52,
-        ("figure_7", "1.0"): 1.12,
+        ("figure_7", "1"): 1.12,
         ("figure_10", "0.2"): 0.68,
         ("figure_12", "1212"): 1.87,
         ("figure_13", "0.9"): 0.20,

@@ -21,11 +21,11 @@ def draw_prompts(
     levels: Sequence[tuple[float | None, float | None]] | None = None,
     returns_to_go: bool = False,
 ) -> tuple[list[Mapping[str, Any]], np.ndarray]:
-    """For every stream some consecutive episodes of a history of its task, from where the learner first did so well.
+    """For every stream some consecutive episodes of a history of its task, from when the learner did so well.
 
     How well is measured on the way from random (0) to optimal behaviour (1), by the mean return of as many episodes as
-    a prompt has. Of a history that never gets there, the episodes that come nearest are taken. The streams of a task
-    take its histories in turn.
+    a prompt has: of those up to where it first gets there, the episodes that come nearest are taken. The streams of a
+    task take its histories in turn.
 
     Args:
         histories (`datasets.Dataset`): Learning histories of the tasks.
@@ -81,13 +81,24 @@ def find_stretch(
     random: float | None = None,
     optimal: float | None = None,
 ) -> slice:
-    """The first consecutive episodes of about so many steps in all whose mean return is at a quantile between random
-    and optimal behaviour, or the best ones if none are; `lengths` and `returns` are those of the episodes."""
+    """The consecutive episodes of about so many steps in all whose mean return comes nearest to a quantile between
+    random and optimal behaviour, no later than it is first reached.
+
+    Args:
+        lengths (`np.ndarray`): Lengths of the episodes, `(episodes,)`.
+        returns (`np.ndarray`): Their returns, `(episodes,)`.
+        quantile (`float`): From 0 (random behaviour) to 1 (optimal).
+        steps (`int`): About how many steps: whole episodes, at least one.
+        random (`float`, *optional*): Return of random behaviour; by default that of the first episodes.
+        optimal (`float`, *optional*): Return of optimal behaviour; by default that of the best episodes.
+    """
     count = int(np.clip(round(steps / lengths.mean()), 1, len(lengths)))
     means = np.convolve(returns, np.full(count, 1 / count), mode="valid")
     low, high = (means[0] if random is None else random), (means.max() if optimal is None else optimal)
     wanted = low + quantile * (high - low)
     # What is computed as a mean may miss an exact optimum by rounding.
-    enough = np.flatnonzero(means >= wanted - 1e-6 * max(abs(wanted), 1))
-    first = int(enough[0] if len(enough) else means.argmax())
+    reached = means >= wanted - 1e-6 * max(abs(wanted), 1)
+    distances = abs((means[: reached.argmax() + 1] if reached.any() else means) - wanted)
+    # Of equally near ones the last, whose learner is about to do better.
+    first = len(distances) - 1 - int(distances[::-1].argmin())
     return slice(first, first + count)
