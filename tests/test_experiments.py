@@ -166,7 +166,7 @@ def test_experiment_shows_what_its_runs_and_evaluations_are(folder):
     (prompted,) = shown["prompted"]["results"]
     assert prompted["episode_return"]["mean"] == again["episode_return"]["mean"]
     assert prompted["prompt"] == again["prompt"]
-    assert "--recipe=ed" in shown["ED"]["command"] and shown["ED"]["seconds"] > 0
+    assert "--recipe=ed" in shown["ED"]["command"] and shown["ED"]["seconds"]["runs/experiments/tiny-recipe=ed"] > 0
     assert Path("data/tiny-train_tasks=6-validation_tasks=1").is_dir()
     assert [line for line in said if line.startswith("[4/4]")]
 

@@ -1,11 +1,12 @@
 """Running an experiment: its trainings and evaluations, one after the other, and what is left of them."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,10 @@ def run_experiment(experiment: Experiment, folder: Path, say: Say = print) -> Pa
         plot_experiment(record, figure)
     for shown in panels:
         say("\n".join([shown["title"], *table(shown)]))
+    took = {
+        place: seconds for shown in panels for curve in shown["curves"] for place, seconds in curve["seconds"].items()
+    }
+    say(f"All of it took {sum(took.values()) / 60:.0f} minutes.")
     return figure
 
 
@@ -75,13 +80,13 @@ def run_curve(curve: Curve, say: Say = print) -> dict[str, Any]:
     argv = command_line(curve)
     run = parse_experiment(argv)
     folder = evaluation_folder(run, curve)
+    if not is_evaluated(run, run.output):
+        with timed(run.output):
+            train_as_told(curve, argv, say)
+    if not is_evaluated(run, folder):
+        with timed(folder):
+            evaluate_again(curve, run, folder, say)
     files = [result_files(folder, split)[0] for split in task_split(run.histories).tests]
-    begin = time.perf_counter()
-    try:
-        if not all(file.exists() for file in files):
-            train_and_evaluate(curve, run, argv, say)
-    finally:
-        seconds = add_seconds(folder, time.perf_counter() - begin)
     results = [json.loads(file.read_text()) for file in files]
     for result in results:
         per_task = np.array(result["episode_return"].pop("per_task"))
@@ -92,34 +97,34 @@ def run_curve(curve: Curve, say: Say = print) -> dict[str, Any]:
         "label": curve.label,
         "command": shlex.join(["accelerate", "launch", "-m", "algodistill.train", *argv]),
         "evaluation": curve.evaluation,
-        "seconds": round(seconds),
+        # By folder: several curves may come from one run.
+        "seconds": {str(place): seconds_of(place) for place in dict.fromkeys([run.output, folder])},
         "results": results,
     }
 
 
-def train_and_evaluate(curve: Curve, run: Run, argv: list[str], say: Say) -> None:
-    """Collect, train, and evaluate, as far as that has not been done."""
-    histories = histories_folder(curve)
+def is_evaluated(run: Run, folder: Path) -> bool:
+    """Whether there is a result of every kind of held-out tasks in a folder."""
+    return all(result_files(folder, split)[0].exists() for split in task_split(run.histories).tests)
+
+
+def train_as_told(curve: Curve, argv: list[str], say: Say) -> None:
+    """Collect and train, as far as that has not been done."""
     if own := history_options(curve):
-        collect(curve.preset, histories, options=as_options(own))
+        collect(curve.preset, histories_folder(curve), options=as_options(own))
     train(argv, say)
-    if not curve.evaluation:
-        return
-    settings = dict(curve.evaluation)
-    prompts = {}
-    test = load_histories(histories, "test", run.histories.environment)
-    if "prompt_quantile" in settings:
-        prompts["prompt_from"] = test
+
+
+def evaluate_again(curve: Curve, run: Run, folder: Path, say: Say) -> None:
+    """Evaluate a run's checkpoint as a curve wants it, and write the results into a folder."""
+    histories = load_histories(histories_folder(curve), "test", run.histories.environment)
+    prompts = {"prompt_from": histories} if "prompt_quantile" in curve.evaluation else {}
+    own = run.evaluation
+    told = {"episodes": own.test_episodes, "streams": own.test_streams, "seed": own.test_seed, **curve.evaluation}
     model, tokeniser = load_checkpoint(run.output, device_map="auto")
     for split in task_split(run.histories).tests:
-        told = {
-            "episodes": run.evaluation.test_episodes,
-            "streams": run.evaluation.test_streams,
-            "seed": run.evaluation.test_seed,
-            **settings,
-        }
-        result = evaluate(model, tokeniser, split=split, histories=test, progress=True, **told, **prompts)
-        write_result(result, evaluation_folder(run, curve))
+        result = evaluate(model, tokeniser, split=split, histories=histories, progress=True, **told, **prompts)
+        write_result(result, folder)
         say(summary(result))
 
 
@@ -158,10 +163,18 @@ def _named(options: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def add_seconds(folder: Path, seconds: float) -> float:
-    """Note that a run, or an evaluation, has taken so many seconds more; returns how many in all."""
+@contextlib.contextmanager
+def timed(folder: Path) -> Iterator[None]:
+    """Note in a folder how long what makes it takes, in addition to what it took before."""
+    before, begin = seconds_of(folder), time.perf_counter()
+    try:
+        yield
+    finally:
+        with whole_file(folder / SECONDS_FILE) as partial:
+            partial.write_text(json.dumps({"seconds": round(before + time.perf_counter() - begin, 1)}) + "\n")
+
+
+def seconds_of(folder: Path) -> float:
+    """How long a run, or an evaluation, took."""
     file = folder / SECONDS_FILE
-    total = seconds + (json.loads(file.read_text())["seconds"] if file.exists() else 0)
-    with whole_file(file) as partial:
-        partial.write_text(json.dumps({"seconds": round(total, 1)}) + "\n")
-    return total
+    return json.loads(file.read_text())["seconds"] if file.exists() else 0.0
