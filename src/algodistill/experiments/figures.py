@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from ..evaluation.curves import REFERENCE, SOURCE, STYLE, draw_curve, draw_references
 from .describing import paper_figures
@@ -43,8 +44,10 @@ def plot_experiment(record: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_episodes(axes: Axes, panel: Mapping[str, Any], paper: Mapping[str, Any]) -> None:
-    """Mean return by in-context episode; on a logarithmic axis beside the paper's, whose contexts fill more slowly."""
-    colours = dict(zip(dict.fromkeys([*labels(panel), *paper]), COLOURS, strict=False))
+    """Mean return by in-context episode; on a logarithmic axis beside the paper's curves of the same labels, which take
+    more episodes."""
+    paper = {label: points for label, points in paper.items() if label in [*labels(panel), "source"]}
+    colours = dict(zip([*labels(panel), "source"], COLOURS, strict=False))
     for curve in panel["curves"]:
         result = curve["results"][0]
         mean, error = (np.array(result["episode_return"][name], dtype=float) for name in ("mean", "standard_error"))
@@ -60,6 +63,10 @@ def draw_episodes(axes: Axes, panel: Mapping[str, Any], paper: Mapping[str, Any]
         episodes, returns = np.array([point for point in points if point[0] >= 1]).T
         axes.plot(episodes, returns, color=colours[label], label=f"{label}, {PAPER}", **DASHED)
         axes.set(xscale="log", xlim=(1, max(axes.get_xlim()[1], episodes[-1])))
+    if paper:
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("episode (weights frozen, context never reset)")
     axes.set_ylabel("return")
 
@@ -77,6 +84,7 @@ def draw_settings(axes: Axes, panel: Mapping[str, Any], paper: Mapping[str, Any]
     draw_references(axes, panel["curves"][0]["results"][0]["references"])
     if min(places) > 0 and max(places) / min(places) >= 20:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set_xlabel(panel["x_label"] or "")
     axes.set_ylabel("return in the last tenth of the episodes")
 
