@@ -30,12 +30,12 @@ def plot_experiment(record: Mapping[str, Any], path: Path) -> None:
     columns = min(len(panels), 2 if len(panels) <= 4 else 3)
     rows = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4 * columns, 4.4 * rows), dpi=120, layout="constrained")
+        figure = Figure(figsize=(6.4 * columns, 4.8 * rows), dpi=120, layout="constrained")
         every_axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, panel in zip(every_axes, panels, strict=False):
             DRAWN[panel["kind"]](axes, panel, paper_figures()[panel["paper"]] if panel["paper"] else {})
             axes.set_title(panel["title"], fontsize=10)
-            axes.legend(frameon=False, fontsize=8)
+            axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
         for axes in every_axes[len(panels) :]:
             axes.remove()
         figure.suptitle(record["title"], fontsize=11)
@@ -44,8 +44,7 @@ def plot_experiment(record: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_episodes(axes: Axes, panel: Mapping[str, Any], paper: Mapping[str, Any]) -> None:
-    """Mean return by in-context episode; on a logarithmic axis beside the paper's curves of the same labels, which take
-    more episodes."""
+    """Mean return by in-context episode; on a logarithmic axis beside the paper's curves of the same labels."""
     paper = {label: points for label, points in paper.items() if label in [*labels(panel), "source"]}
     colours = dict(zip([*labels(panel), "source"], COLOURS, strict=False))
     for curve in panel["curves"]:
