@@ -66,7 +66,7 @@ def plot_learning_curve(result: Mapping[str, Any], path: Path) -> None:
         _plot_bars(float(mean[0]), float(error[0]), references, title, path)
         return
     with _learning_curve_axes(path, title, "episode (weights frozen, context never reset)", 4) as axes:
-        draw_curve(axes, mean, error, color=MODEL, linewidth=2, label="AD, in its context")
+        draw_curve(axes, mean, error, color=MODEL, linewidth=2, label="model, in its context")
         if references.get("source"):
             source = references["source"]["mean"][: len(mean)]
             episodes = np.arange(1, len(source) + 1)
@@ -77,7 +77,7 @@ def plot_learning_curve(result: Mapping[str, Any], path: Path) -> None:
 
 def _plot_bars(mean: float, error: float, references: Mapping[str, Any], title: str, path: Path) -> None:
     """The return of a single episode, in which all that is learnt is learnt, beside what it is compared with."""
-    bars = {"AD, in its context": mean}
+    bars = {"model, in its context": mean}
     if references.get("source"):
         bars["source algorithm"] = references["source"]["mean"][0]
     bars.update({name: references[name] for name in REFERENCE_STYLES if references.get(name) is not None})

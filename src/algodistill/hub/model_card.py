@@ -64,10 +64,12 @@ def model_card(folder: Path, name: str, dataset: str | None = None) -> str:
         model_name=name.rstrip("/").rpartition("/")[-1] if evaluations else None,
         eval_results=[_eval_result(one["result"], point) for one in evaluations for point in one["points"]] or None,
     )
+    recipe = "return_conditioned" if config.return_conditioned else "ad"
     values = {
         "name": name,
         "config": config,
         "decoder": config.get_text_config(),
+        "recipe": settings.get("windows", {}).get("recipe", recipe),
         "evaluations": evaluations,
         "dataset": dataset,
         "preset": run.get("preset"),
