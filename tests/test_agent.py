@@ -96,15 +96,17 @@ def naive_logits(
     actions: np.ndarray,
     context_length: int,
     resets: dict[int, np.ndarray] | None = None,
+    target_return: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits of every step and stream by full passes over lists of transitions, and the steps each could see."""
-    contexts = [NaiveContext(model, tokeniser, context_length) for _ in range(life.streams)]
+    targets = [target_return] * life.streams if np.ndim(target_return) == 0 else target_return
+    contexts = [NaiveContext(model, tokeniser, context_length, target) for target in targets]
     logits = np.zeros((life.steps, life.streams, sum(tokeniser.action_sizes)), dtype=np.float32)
     lengths = np.zeros((life.steps, life.streams), dtype=int)
     for step in range(life.steps):
         for stream in range(life.streams):
             if resets and step in resets and resets[step][stream]:
-                contexts[stream] = NaiveContext(model, tokeniser, context_length)
+                contexts[stream] = NaiveContext(model, tokeniser, context_length, targets[stream])
             context = contexts[stream]
             observation = life.observations[step, stream]
             logits[step, stream] = context.logits(observation).numpy()
@@ -349,16 +351,20 @@ def corridors(autoreset_mode: AutoresetMode, count: int = 3) -> SyncVectorEnv:
     )
 
 
-def run_corridors(mode: str, layout: str, context_length: int, steps: int = 40) -> dict[str, Any]:
+def run_corridors(
+    mode: str, layout: str, context_length: int, steps: int = 40, target_return: Any = None
+) -> dict[str, Any]:
     """Run an agent in corridors; its transitions, its contexts' lengths, and the observations its model read."""
     envs = corridors(AutoresetMode.SAME_STEP if mode == "same_step" else AutoresetMode.NEXT_STEP)
-    tokeniser = tiny_tokeniser(layout=layout)
+    tokeniser = tiny_tokeniser(layout=layout, return_conditioned=target_return is not None)
     model = tiny_model(tokeniser, context_length=context_length)
     read, given = [], []
     model.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(kwargs["observations"].flatten(0, 1)), with_kwargs=True
     )
-    agent = model.agent(tokeniser, envs.num_envs, action_selection="greedy", autoreset_mode=mode)
+    agent = model.agent(
+        tokeniser, envs.num_envs, action_selection="greedy", autoreset_mode=mode, target_return=target_return
+    )
     recorded_logits = record_logits(agent)
     transitions = [[] for _ in range(envs.num_envs)]
     logits = [[] for _ in range(envs.num_envs)]
@@ -388,9 +394,10 @@ def run_corridors(mode: str, layout: str, context_length: int, steps: int = 40) 
 
 @pytest.mark.parametrize("layout", ["transition", "interleaved"])
 @pytest.mark.parametrize("context_length", [5, 100])
-def test_the_dummy_step_of_next_step_autoreset_enters_no_context(layout, context_length):
-    same = run_corridors("same_step", layout, context_length)
-    following = run_corridors("next_step", layout, context_length)
+@pytest.mark.parametrize("target_return", [None, [2.0, -1.0, 4.0]], ids=["unconditioned", "conditioned"])
+def test_the_dummy_step_of_next_step_autoreset_enters_no_context(layout, context_length, target_return):
+    same = run_corridors("same_step", layout, context_length, target_return=target_return)
+    following = run_corridors("next_step", layout, context_length, target_return=target_return)
     assert len({action for stream in same["transitions"] for _, action, *_ in stream}) > 1
     for stream in range(3):
         lived = len(following["transitions"][stream])
@@ -411,12 +418,15 @@ def test_terminal_observations_enter_no_context(mode):
     assert run["cells read"] == {0, 1, 2, 3, 4}
 
 
-def test_an_agent_in_corridors_sees_what_a_full_pass_sees():
-    run = run_corridors("next_step", "transition", 7)
-    tokeniser = tiny_tokeniser()
+@pytest.mark.parametrize("targets", [[None] * 3, [2.0, -1.0, 4.0]], ids=["unconditioned", "conditioned"])
+@pytest.mark.parametrize("mode", ["same_step", "next_step"])
+def test_an_agent_in_corridors_sees_what_a_full_pass_sees(mode, targets):
+    conditioned = targets[0] is not None
+    run = run_corridors(mode, "transition", 7, target_return=targets if conditioned else None)
+    tokeniser = tiny_tokeniser(return_conditioned=conditioned)
     model = tiny_model(tokeniser, context_length=7)
-    for transitions, logits in zip(run["transitions"], run["logits"], strict=True):
-        context = NaiveContext(model, tokeniser, 7)
+    for transitions, logits, target in zip(run["transitions"], run["logits"], targets, strict=True):
+        context = NaiveContext(model, tokeniser, 7, target)
         for (observation, action, reward, terminated, truncated), found in zip(transitions, logits, strict=True):
             np.testing.assert_allclose(found, context.logits(observation).numpy(), rtol=0, atol=1e-4)
             context.add(observation, action, reward, terminated or truncated)
@@ -535,6 +545,178 @@ def test_some_of_the_prompts_may_be_missing():
     agent = model.agent(tokeniser, num_envs=2)
     agent.reset(prompt=[None, random_window(3, 0)])
     assert agent.context_lengths.tolist() == [0, 3]
+
+
+# ---- what is still to come of a return
+
+
+def conditioned(decoder: str = "qwen3", layout: str = "transition", **config: Any) -> tuple[HistoryTokeniser, Any]:
+    """A tokeniser that scales returns, and a model that reads them."""
+    tokeniser = tiny_tokeniser(layout=layout, return_conditioned=True, return_scale=2.0)
+    return tokeniser, tiny_model(tokeniser, decoder, **config)
+
+
+def record_returns(model: AlgorithmDistillationModel) -> list[list[float]]:
+    """A list that every later step of an agent of one group adds the returns to, that its streams ask for."""
+    asked: list[list[float]] = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: asked.append((kwargs["returns_to_go"][:, -1] * 2).tolist()), with_kwargs=True
+    )
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("decoder", "layout", "context_length"),
+    [*((*kind, 7) for kind in KINDS), ("qwen3", "transition", 2), ("falcon_h1", "transition", 7)],
+)
+def test_cached_logits_of_a_model_that_reads_returns_are_those_of_reading_the_whole_context_again(
+    decoder, layout, context_length
+):
+    tokeniser, model = conditioned(decoder, layout, context_length=context_length)
+    life, targets = Life(steps=2 * context_length + 6, streams=2), [6.0, -3.0]
+    agent = model.agent(tokeniser, num_envs=2, seed=1, target_return=targets)
+    logits = record_logits(agent)
+    actions = live(agent, life)
+    expected, lengths = naive_logits(model, tokeniser, life, actions, context_length, target_return=targets)
+    np.testing.assert_allclose(np.stack(logits), expected, rtol=0, atol=1e-4)
+    assert (np.diff(lengths[:, 0]) <= 0).sum() >= 2
+    # What is asked for shows, and so does what has been paid of it.
+    other, _ = naive_logits(model, tokeniser, life, actions, context_length, target_return=[6.0, 3.0])
+    np.testing.assert_array_equal(other[:, 0], expected[:, 0])
+    assert np.abs(other[:, 1] - expected[:, 1]).max(axis=-1).min() > 1e-3
+
+
+def test_a_target_is_counted_down_by_what_is_paid_and_starts_over_with_an_episode():
+    tokeniser, model = conditioned(context_length=20)
+    asked = record_returns(model)
+    agent = model.agent(tokeniser, num_envs=2, target_return=[4.0, -1.0])
+    nothing = np.zeros(2, dtype=bool)
+    for rewards, terminations, truncations in (
+        ([1.0, 0.5], nothing, nothing),
+        ([2.5, -3.0], nothing, nothing),
+        ([3.0, 0.0], [True, False], nothing),  # more than was asked for; the last reward leaves nothing behind
+        ([0.0, 1.25], nothing, [False, True]),
+        ([0.5, 0.5], nothing, nothing),
+        ([0.0, 0.0], nothing, nothing),
+    ):
+        agent.act(np.zeros((2, 2), dtype=int))
+        agent.observe(rewards, terminations, truncations)
+    assert asked == [[4, -1], [3, -1.5], [0.5, 1.5], [4, 1.5], [4, -1], [3.5, -1.5]]
+
+
+def test_a_target_is_not_counted_down_by_the_dummy_step():
+    tokeniser, model = conditioned(context_length=20)
+    asked = record_returns(model)
+    agent = model.agent(tokeniser, num_envs=1, target_return=4.0, autoreset_mode="next_step")
+    for reward, done in ((1.0, False), (2.0, True), (9.0, False), (0.5, False), (0.0, False)):
+        agent.act(np.zeros((1, 2), dtype=int))
+        agent.observe([reward], [done], [False])
+    assert asked == [[4], [3], [4], [3.5]]
+
+
+@pytest.mark.parametrize("between", [False, True], ids=["before acting", "before observing"])
+@pytest.mark.parametrize("reset_at", [2, 5, 11])
+def test_a_reset_asks_its_streams_alone_for_the_whole_target_again(reset_at, between):
+    tokeniser, model = conditioned(context_length=6)
+    life, targets, mask = Life(steps=16, streams=3), [5.0, -2.0, 1.0], np.array([False, True, True])
+    life.terminations[:], life.truncations[:] = False, False  # or the targets would start over anyway
+    agent = model.agent(tokeniser, num_envs=3, target_return=targets)
+    logits, actions = record_logits(agent), []
+    for step in range(life.steps):
+        if step == reset_at and not between:
+            agent.reset(mask)
+        actions.append(agent.act(life.observations[step]))
+        if step == reset_at and between:
+            agent.reset(mask)
+        agent.observe(life.rewards[step], life.terminations[step], life.truncations[step])
+    resets = {reset_at + between: mask}
+    expected, _ = naive_logits(model, tokeniser, life, np.stack(actions), 6, resets, targets)
+    np.testing.assert_allclose(np.stack(logits), expected, rtol=0, atol=1e-4)
+    undisturbed, _ = naive_logits(model, tokeniser, life, np.stack(actions), 6, target_return=targets)
+    assert np.abs(undisturbed - expected)[-1, 1:].max(axis=-1).min() > 1e-4
+
+
+@pytest.mark.parametrize(("decoder", "layout"), KINDS)
+def test_a_prompt_of_episodes_that_return_the_target_is_as_good_as_having_lived_through_them(decoder, layout):
+    tokeniser, model = conditioned(decoder, layout, context_length=9)
+    life, targets = Life(steps=18, streams=2), [3.0, -1.5]
+    life.terminations[7] = True  # the prompt's end
+    to_go = np.zeros((8, 2), dtype=np.float32)
+    for stream, target in enumerate(targets):
+        first = 0
+        for last in np.flatnonzero(life.done[:8, stream]):
+            life.rewards[last, stream] = target - life.rewards[first:last, stream].sum()
+            for step in range(first, last + 1):
+                to_go[step, stream] = life.rewards[step : last + 1, stream].sum()
+            first = last + 1
+    lived = model.agent(tokeniser, num_envs=2, action_selection="greedy", target_return=targets)
+    logits = record_logits(lived)
+    actions = live(lived, life)
+
+    prompts = [{**lived_through(life, actions, stream, 0, 8), "returns_to_go": to_go[:, stream]} for stream in (0, 1)]
+    prompted = model.agent(tokeniser, num_envs=2, action_selection="greedy", target_return=targets)
+    prompted.reset(prompt=prompts)
+    prompted_logits = record_logits(prompted)
+    np.testing.assert_array_equal(live(prompted, life, range(8, 18)), actions[8:])
+    np.testing.assert_allclose(np.stack(prompted_logits), np.stack(logits)[8:], rtol=0, atol=1e-4)
+    # A prompt that says it returned more is another prompt.
+    prompted.reset(prompt=[{**prompt, "returns_to_go": prompt["returns_to_go"] + 5} for prompt in prompts])
+    live(prompted, life, range(8, 9))
+    assert np.abs(prompted_logits[-1] - prompted_logits[0]).max(axis=-1).min() > 1e-3
+
+
+def test_a_prompt_that_is_not_said_to_return_anything_is_refused_and_leaves_the_contexts_alone():
+    tokeniser, model = conditioned(target_return=1.0)
+    agent = model.agent(tokeniser, num_envs=2)
+    agent.act([[0, 0], [1, 1]])
+    agent.observe([0.5, 0.5], [False, False], [False, False])
+    with pytest.raises(ValueError, match="returns_to_go is missing"):
+        agent.reset(prompt=[random_window(2, 0, returns_to_go=True), random_window(2, 0)])
+    assert agent.context_lengths.tolist() == [1, 1]
+    asked = record_returns(model)
+    agent.act([[0, 0], [1, 1]])
+    assert asked == [[0.5, 0.5]]
+
+
+def test_the_checkpoints_target_is_asked_for_unless_another_is_given():
+    tokeniser, model = conditioned(target_return=2.5)
+    asked = record_returns(model)
+    for targets in ({}, {"target_return": 2.5}, {"target_return": 4}, {"target_return": np.array([0.0, -3.0])}):
+        model.agent(tokeniser, num_envs=2, **targets).act([[0, 0], [1, 1]])
+    assert asked == [[2.5, 2.5], [2.5, 2.5], [4, 4], [0, -3]]
+    # What one agent was told is its own.
+    given = np.array([1.0, 1.0])
+    agent = model.agent(tokeniser, num_envs=2, target_return=given)
+    agent.act([[0, 0], [1, 1]])
+    given[:] = 9
+    agent.observe([0.5, 0.5], [False, True], [False, False])
+    agent.act([[0, 0], [1, 1]])
+    assert asked[-1] == [0.5, 1.0] and model.config.target_return == 2.5
+
+
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        (None, "names none to ask for: give target_return="),
+        (float("nan"), "target_return=nan does not fit: expected a finite number, or 2 of them"),
+        (float("inf"), "target_return=inf"),
+        ([1.0, float("nan")], r"target_return=\[1.0, nan\]"),
+        ([1.0], r"target_return=\[1.0\] does not fit"),
+        ([1.0, 2.0, 3.0], "or 2 of them"),
+        ([[1.0, 2.0]], "or 2 of them"),
+    ],
+    ids=str,
+)
+def test_a_target_that_does_not_fit_is_refused(target, named):
+    tokeniser, model = conditioned()
+    with pytest.raises(ValueError, match=named):
+        model.agent(tokeniser, num_envs=2, target_return=target)
+
+
+def test_a_model_that_reads_no_returns_is_not_asked_for_one():
+    tokeniser = tiny_tokeniser()
+    with pytest.raises(ValueError, match="target_return was given, but the model is not conditioned"):
+        tiny_model(tokeniser).agent(tokeniser, num_envs=2, target_return=0)
 
 
 # ---- choosing actions
@@ -683,6 +865,7 @@ def test_wrong_arguments_are_refused(arguments, named):
         (tiny_tokeniser(observation_space=MultiDiscrete([6, 5])), r"observation_sizes is \[6, 5\].*\[6, 4\]"),
         (tiny_tokeniser(action_space=Discrete(4)), r"action_sizes is \[4\].*\[3\]"),
         (tiny_tokeniser(layout="interleaved"), "layout is 'interleaved'.*'transition'"),
+        (tiny_tokeniser(return_conditioned=True), "return_conditioned is True.*False"),
     ],
 )
 def test_the_tokeniser_of_another_model_is_refused(other, named):

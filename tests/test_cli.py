@@ -53,6 +53,7 @@ def train_in_process(monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
         ([], ["collect", "evaluate"]),
         (["collect"], ["PRESET", "--output_dir", "data/PRESET", "--learners_per_task"]),
         (["evaluate"], ["MODEL", "--episodes", "--streams", "--seed", "--action_selection", "--tasks", "--dataset"]),
+        (["evaluate"], ["--prompt-from", "--prompt-quantile", "--prompt-steps", "--target_return"]),
     ],
 )
 def test_help_suffices(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +69,9 @@ def test_help_of_training_names_every_setting(tmp_path: Path) -> None:
         [sys.executable, str(ROOT / "train.py"), "--help"], capture_output=True, text=True, env=program_environment()
     )
     assert result.returncode == 0
-    for key in [*TINY_PRESET, "config", "dataset", "model_name_or_path", "output_dir", "layout", "token_masking"]:
+    other_keys = ["config", "dataset", "model_name_or_path", "output_dir", "layout", "token_masking", "recipe"]
+    other_keys += ["expert_share", "expert_quantile", "target_return", "prompt_quantile"]
+    for key in [*TINY_PRESET, *other_keys]:
         assert f"--{key}" in result.stdout
 
 
@@ -121,6 +124,15 @@ def test_file_that_is_no_preset_is_refused(
         (["--config", "tiny.yaml", "--model_name_or_path", "nowhere"], ["nowhere"]),
         (["--config", "tiny.yaml", "--decoder", "{"], ["decoder"]),
         (["--config", "tiny.yaml", "--decoder", '{"model_type": "abacus"}'], ["abacus"]),
+        (["--config", "tiny.yaml", "--recipe", "cot"], ["recipe='cot'", "'ed'", "'return_conditioned'"]),
+        (["--config", "tiny.yaml", "--recipe", "ed", "--expert_share", "2"], ["expert_share=2"]),
+        (["--config", "tiny.yaml", "--recipe", "ed", "--expert_share", "0"], ["No transition", "expert_share=0.0"]),
+        (["--config", "tiny.yaml", "--recipe", "gato", "--expert_quantile", "-1"], ["expert_quantile=-1"]),
+        (["--config", "tiny.yaml", "--recipe", "return_conditioned", "--expert_share", "2"], ["expert_share=2"]),
+        (["--config", "tiny.yaml", "--recipe", "return_conditioned", "--target_return", "nan"], ["target_return=nan"]),
+        (["--config", "tiny.yaml", "--recipe", "return_conditioned", "--target_return", "much"], ["target_return"]),
+        (["--config", "tiny.yaml", "--prompt_quantile", "3"], ["quantile 3", "from 0 to 1"]),
+        (["--config", "tiny.yaml", "--recipe", "gato", "--test_streams", "3"], ["streams=3", "2 or 4"]),
     ],
 )
 def test_wrong_training_option_is_told_in_one_line(
@@ -237,11 +249,113 @@ def test_wrong_evaluation_is_told_in_one_line(
     assert not Path("evaluations").exists()
 
 
-def save_tiny_model(path: Path) -> None:
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--streaming", "True", "--max_steps", "2"], ["leave out --streaming"]),
+        (["--streaming", "False"], ["split 'test'", "data/tiny"]),
+    ],
+)
+def test_training_without_histories_to_take_prompts_from_is_refused(
+    folder: Path,
+    options: list[str],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = collected(folder)
+    if "False" in options:
+        (data / "DarkRoom-v0" / "test-00000.parquet").unlink()
+    for asked in (["--recipe", "gato"], ["--prompt_quantile", "0.5"]):
+        assert train_in_process(monkeypatch, "--config", "tiny.yaml", "--dataset", "data/tiny", *asked, *options) == 2
+        line = only_line(capsys)
+        assert [word for word in words if word not in line] == []
+    assert not (folder / "runs" / "tiny").exists()
+
+
+def test_missing_history_of_a_test_task_is_found_before_training(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shard,) = (collected(folder) / "DarkRoom-v0").glob("test-*.parquet")
+    table = pa.parquet.read_table(shard)
+    missing = table["task"][0].as_py()
+    pa.parquet.write_table(table.filter(pa.compute.not_equal(table["task"], missing)), shard)
+    options = ["--config", "tiny.yaml", "--dataset", "data/tiny", "--recipe", "gato"]
+    assert train_in_process(monkeypatch, *options) == 2
+    assert f"no history of the task {missing}" in only_line(capsys)
+    assert not (folder / "runs" / "tiny").exists()
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--prompt-from", "nowhere/at-all"], ["nowhere/at-all"]),
+        (["--prompt-from", "data/tiny", "--prompt-quantile", "1.5"], ["quantile 1.5", "from 0 to 1"]),
+        (["--prompt-from", "data/tiny", "--prompt-quantile", "nan"], ["quantile nan"]),
+        (["--prompt-from", "data/tiny", "--prompt-steps", "0"], ["0 steps", "at least 1"]),
+        (["--prompt-from", "data/tiny", "--streams", "3"], ["streams=3", "2 or 4"]),
+        (["--prompt-from", "data/tiny", "--tasks", "[]"], ["no task"]),
+        (["--prompt-from", "data/tiny", "--tasks", '[{"goal": [0, 3]}]'], ["[0, 3]", "3x3"]),
+        (["--prompt-from", "data/train"], ["data/train", "no histories of test tasks"]),
+        (["--prompt-from", "data/some", "--streams", "2"], ["no history of the task", "goal"]),
+        (["--prompt-quantile", "0.5"], ["--prompt-quantile", "--prompt-from"]),
+        (["--prompt-steps", "5"], ["--prompt-steps", "--prompt-from"]),
+        (["--target_return", "2"], ["target_return", "not conditioned"]),
+    ],
+)
+def test_wrong_prompt_is_told_in_one_line(
+    folder: Path, options: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny_model(Path("model"))
+    data = collected(folder)
+    for name in ("train", "some"):
+        shutil.copytree(data, data.parent / name)
+        (shard,) = (data.parent / name / "DarkRoom-v0").glob("test-*.parquet")
+        table = pa.parquet.read_table(shard)
+        shard.unlink()
+        if name == "some":
+            pa.parquet.write_table(table.filter(pa.compute.equal(table["task"], table["task"][0])), shard)
+    assert cli.main(["evaluate", "model", "--episodes", "1", *options]) == 2
+    line = only_line(capsys)
+    assert [word for word in words if word not in line] == []
+    assert not Path("evaluations").exists()
+
+
+def test_prompted_evaluation_from_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_tiny_model(folder / "model")
+    collected(folder)
+    file = folder / "evaluations" / "model" / "in_context_evaluation.json"
+    options = ["evaluate", "model", "--episodes", "2", "--streams", "4"]
+    results = []
+    for prompted in (
+        [],
+        ["--prompt-from", "data/tiny"],
+        ["--prompt-from", "data/tiny", "--prompt-quantile", "1", "--prompt-steps", "10"],
+        ["--prompt_from", "data/tiny", "--prompt_quantile", "1", "--prompt_steps", "10"],
+    ):
+        assert cli.main([*options, *prompted]) == 0
+        results.append({**json.loads(file.read_text()), "wall_seconds": 0})
+        assert ("prompted with" in capsys.readouterr().out) == bool(prompted)
+    plain, half, dashes, underscores = results
+    assert "prompt" not in plain
+    assert (half["prompt"]["quantile"], half["prompt"]["steps"]) == (0.5, 5.0)
+    assert (dashes["prompt"]["quantile"], dashes["prompt"]["steps"]) == (1.0, 10.0)
+    assert dashes == underscores
+
+
+def test_target_return_from_the_command_line(folder: Path) -> None:
+    save_tiny_model(folder / "model", "--recipe", "return_conditioned", "--target_return", "3")
+    file = folder / "evaluations" / "model" / "in_context_evaluation.json"
+    for options, expected in (([], 3.0), (["--target_return", "-1.5"], -1.5)):
+        assert cli.main(["evaluate", "model", "--episodes", "1", "--streams", "2", *options]) == 0
+        assert json.loads(file.read_text())["target_return"] == expected
+
+
+def save_tiny_model(path: Path, *options: str) -> None:
     from algodistill.training.collecting import task_split
     from algodistill.training.job import make_model, parse_experiment
 
-    experiment = parse_experiment(["--config", "tiny.yaml"])
+    experiment = parse_experiment(["--config", "tiny.yaml", *options])
     for part in make_model(experiment, task_split(experiment.histories)):
         part.save_pretrained(path)
 

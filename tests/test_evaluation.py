@@ -55,10 +55,15 @@ def room():
 
 
 def naive_returns(
-    model: AlgorithmDistillationModel, tokeniser: HistoryTokeniser, env: gymnasium.Env, episodes: int, seed: int
+    model: AlgorithmDistillationModel,
+    tokeniser: HistoryTokeniser,
+    env: gymnasium.Env,
+    episodes: int,
+    seed: int,
+    target_return: float | None = None,
 ) -> tuple[list[float], int]:
     """Returns of one stream's episodes and the steps they took, acting greedily, without a cache or a batch."""
-    context = NaiveContext(model, tokeniser, model.config.context_length)
+    context = NaiveContext(model, tokeniser, model.config.context_length, target_return)
     returns, steps = [], 0
     observation, _ = env.reset(seed=seed)
     for _ in range(episodes):
@@ -110,6 +115,21 @@ def test_a_dark_room_rollout_returns_what_naive_single_streams_return(room):
         expected, _ = naive_returns(model, tokeniser, DarkRoomEnv(task, **ROOM), 6, seed=0)
         assert returns[index, 0].tolist() == expected
     assert len(np.unique(returns)) > 1
+
+
+def test_a_rollout_asks_every_stream_for_the_target_return():
+    tokeniser = tiny_tokeniser(return_conditioned=True, return_scale=3.0)
+    model = tiny_model(tokeniser, context_length=7, target_return=4.0)
+    tasks, found = corridor_tasks(3), []
+    for given, asked in ((None, 4.0), (-6.0, -6.0)):
+        arguments = {"episodes": 5, "streams": 3, "action_selection": "greedy", "target_return": given}
+        returns, _ = rollout(model, tokeniser, CORRIDOR, tasks, seed=4, **arguments)
+        for index, task in enumerate(tasks):
+            env = gymnasium.make(CORRIDOR, task=task)
+            expected, _ = naive_returns(model, tokeniser, env, 5, 4 + index, asked)
+            np.testing.assert_allclose(returns[index, 0], expected, rtol=0, atol=1e-5)
+        found.append(returns)
+    assert not np.array_equal(*found)
 
 
 def test_every_stream_runs_until_its_episodes_are_complete(corridor):
@@ -224,6 +244,20 @@ def test_a_result_has_the_documented_keys(result):
     }
     assert result["wall_seconds"] > 0
     assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_a_result_says_what_return_was_asked_for(result):
+    tokeniser = tiny_tokeniser(MultiDiscrete([3, 3]), Discrete(5), return_conditioned=True)
+    where = {"environment": DARK_ROOM, "environment_kwargs": ROOM, "test_tasks": ROOM_TASKS}
+    model = tiny_model(tokeniser, context_length=9, target_return=3.0, **where)
+    for arguments, expected in (({}, 3.0), ({"target_return": -1.0}, -1.0)):
+        found = evaluate(model, tokeniser, episodes=1, streams=3, **arguments)
+        assert found["target_return"] == expected
+        # Between what it was evaluated with, and nothing else is new.
+        assert [name for name in found if name != "target_return"] == list(result)
+    with pytest.raises(ValueError, match="not conditioned"):
+        unconditioned = tiny_tokeniser(MultiDiscrete([3, 3]), Discrete(5))
+        evaluate(tiny_model(unconditioned, **where), unconditioned, episodes=1, streams=3, target_return=1.0)
 
 
 def test_a_results_mean_and_standard_error_are_over_tasks(room, result):

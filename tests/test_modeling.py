@@ -177,12 +177,19 @@ def test_a_padded_batch_gives_the_logits_and_the_loss_of_its_windows(decoder, la
     assert_equal(output.loss, total / (STEPS + 7 + 1), 1e-5)
 
 
-@every_decoder
+@pytest.mark.parametrize(
+    ("decoder", "layout", "return_conditioned"),
+    [
+        *((decoder, "transition", False) for decoder in DECODERS),
+        *(("qwen3", layout, True) for layout in LAYOUTS),
+    ],
+)
 @pytest.mark.parametrize("token_masking", [0.0, 0.3])
-def test_a_backward_pass_reaches_every_trainable_parameter(decoder, token_masking):
-    tokeniser = tiny_tokeniser()
+def test_a_backward_pass_reaches_every_trainable_parameter(decoder, layout, return_conditioned, token_masking):
+    tokeniser = tiny_tokeniser(layout=layout, return_conditioned=return_conditioned)
     model = tiny_model(tokeniser, decoder, token_masking=token_masking).train()
-    windows = [random_window(STEPS, seed) for seed in range(4)]
+    assert ("embedding.return_to_go.weight" in dict(model.named_parameters())) == return_conditioned
+    windows = [random_window(STEPS, seed, returns_to_go=return_conditioned) for seed in range(4)]
     model(**tokeniser(windows, token_masking=token_masking)).loss.backward()
     # One without a gradient makes DistributedDataParallel wait for it in vain.
     without = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
@@ -238,6 +245,90 @@ def test_activation_checkpointing_leaves_the_gradients_as_they_are(decoder, layo
     assert set(gradients[0]) == set(gradients[1])
     for name, gradient in gradients[0].items():
         assert_equal(gradients[1][name], gradient)
+
+
+# ---- what is still to come of a return
+
+
+@every_decoder_and_layout
+def test_what_is_to_come_of_a_return_shows_from_its_step_on_and_not_before(decoder, layout):
+    tokeniser = tiny_tokeniser(layout=layout, return_conditioned=True)
+    model = tiny_model(tokeniser, decoder)
+    window = random_window(STEPS, 0, returns_to_go=True)
+    logits = []
+    for value in (-3.0, 3.0):
+        returns = window["returns_to_go"].copy()
+        returns[7] = value
+        with torch.no_grad():
+            logits.append(model(**encode(tokeniser, [{**window, "returns_to_go": returns}])[0]).logits[0])
+    difference = (logits[0] - logits[1]).abs().amax(dim=-1)
+    assert difference[:7].max() < 1e-5
+    assert difference[7] > 1e-3 and difference[8:].max() > 1e-4
+
+
+@both_layouts
+def test_steps_with_returns_read_one_after_the_other_give_the_logits_of_the_full_pass(layout):
+    tokeniser = tiny_tokeniser(layout=layout, return_conditioned=True)
+    model = tiny_model(tokeniser)
+    windows = [random_window(steps, steps, returns_to_go=True) for steps in (STEPS, 7)]
+    inputs, labels = encode(tokeniser, windows)
+    cache, logits = DynamicCache(config=model.config.get_text_config()), []
+    with torch.no_grad():
+        whole, padded = (model(**encode(tokeniser, part)[0]).logits for part in (windows[:1], windows))
+        assert_equal(padded[:1], whole)
+        mask = inputs.pop("attention_mask")
+        for step in range(STEPS):
+            output = model(
+                **steps_of(inputs, step, step + 1),
+                attention_mask=mask[:, : step + 1],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits.append(output.logits)
+    assert_equal(torch.cat(logits, dim=1)[mask.bool()], padded[mask.bool()])
+
+
+@both_layouts
+def test_a_hidden_observation_hides_what_is_to_come_of_the_return_too(layout):
+    tokeniser = tiny_tokeniser(layout=layout, return_conditioned=True)
+    model = tiny_model(tokeniser)
+    inputs, _ = encode(tokeniser, [random_window(STEPS, 0, returns_to_go=True)])
+    changed = {**inputs, "returns_to_go": inputs["returns_to_go"].clone()}
+    changed["returns_to_go"][0, 4] += 5
+    for part, shows in enumerate((True, True, False)):
+        mask = torch.zeros(1, STEPS, 3, dtype=torch.bool)
+        mask[0, 4, part] = True
+        with torch.no_grad():
+            logits = [model(**values, token_mask=mask).logits for values in (inputs, changed)]
+        assert ((logits[0] - logits[1]).abs().max() > 1e-3) == shows
+
+
+@pytest.mark.parametrize(
+    ("return_conditioned", "named"),
+    [(True, "returns_to_go were not given: the model is conditioned"), (False, "were given: the model is not cond")],
+)
+def test_a_model_is_told_of_returns_if_and_only_if_it_reads_them(return_conditioned, named):
+    tokeniser = tiny_tokeniser(return_conditioned=return_conditioned)
+    model = tiny_model(tokeniser)
+    inputs, _ = encode(tokeniser, [random_window(STEPS, 0, returns_to_go=True)])
+    model(**inputs)
+    if return_conditioned:
+        inputs.pop("returns_to_go")
+    else:
+        inputs["returns_to_go"] = torch.zeros(1, STEPS)
+    with pytest.raises(ValueError, match=named):
+        model(**inputs)
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_returns_are_read_in_half_precision_too(precision):
+    tokeniser = tiny_tokeniser(return_conditioned=True)
+    model = tiny_model(tokeniser)
+    inputs, _ = encode(tokeniser, [random_window(STEPS, 0, returns_to_go=True)])
+    with torch.no_grad():
+        expected, found = model(**inputs).logits, model.to(precision)(**inputs).logits
+    assert found.dtype == precision
+    assert_equal(found.float(), expected, 0.3)
 
 
 # ---- the loss
@@ -481,16 +572,54 @@ def run_clean_process(tmp_path: Path, *arguments: str, code: str = CLEAN_PROCESS
 
 def test_a_folder_alone_is_enough_to_act_without_the_package(tmp_path):
     folders, expected = [], []
-    for layout, decoder in (("transition", "qwen3"), ("interleaved", "mistral")):
-        tokeniser = tiny_tokeniser(layout=layout)
-        model = tiny_model(tokeniser, decoder)
-        folders.append(str(save(model, tokeniser, tmp_path / layout)))
+    for layout, decoder, target in (
+        ("transition", "qwen3", None),
+        ("interleaved", "mistral", None),
+        ("transition", "mistral", 3.0),
+    ):
+        tokeniser = tiny_tokeniser(layout=layout, return_conditioned=target is not None)
+        model = tiny_model(tokeniser, decoder, target_return=target)
+        folders.append(str(save(model, tokeniser, tmp_path / f"{layout}-{target}")))
         expected.append(act_and_live(model, tokeniser).tolist())
     process = run_clean_process(tmp_path, *folders)
     assert process.returncode == 0, process.stderr
     results = json.loads(process.stdout.splitlines()[-1])
     assert [result["actions"] for result in results] == expected
     assert all(result["module"].startswith("transformers_modules.") for result in results)
+
+
+def forget(folder: Path, file: str, *settings: str) -> None:
+    """Take settings out of a file of a checkpoint, as if it had been saved before there were any such."""
+    saved = json.loads((folder / file).read_text())
+    for setting in settings:
+        del saved[setting]
+    (folder / file).write_text(json.dumps(saved))
+
+
+def test_a_checkpoint_from_before_there_were_returns_acts_as_it_did(tmp_path):
+    tokeniser = tiny_tokeniser()
+    model = tiny_model(tokeniser)
+    actions = act_and_live(model, tokeniser)
+    folder = save(model, tokeniser, tmp_path)
+    forget(folder, "config.json", "return_conditioned", "target_return")
+    forget(folder, "preprocessor_config.json", "return_conditioned", "return_scale")
+    loaded, loaded_tokeniser = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    assert (loaded.config.return_conditioned, loaded.config.target_return) == (False, None)
+    assert set(loaded.state_dict()) == set(model.state_dict())
+    np.testing.assert_array_equal(act_and_live(loaded, loaded_tokeniser), actions)
+
+
+def test_a_model_that_reads_returns_comes_back_with_the_one_to_ask_for(tmp_path):
+    tokeniser = tiny_tokeniser(return_conditioned=True, return_scale=2.0)
+    model = tiny_model(tokeniser, target_return=3.5)
+    folder = save(model, tokeniser, tmp_path)
+    loaded, loaded_tokeniser = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    assert (loaded.config.return_conditioned, loaded.config.target_return) == (True, 3.5)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value, rtol=0, atol=0, msg=name)
+    actions = act_and_live(model, tokeniser)
+    np.testing.assert_array_equal(act_and_live(loaded, loaded_tokeniser), actions)
+    assert not np.array_equal(act_and_live(loaded, loaded_tokeniser, target_return=-20.0), actions)
 
 
 # ---- the configuration
@@ -509,6 +638,8 @@ def test_a_folder_alone_is_enough_to_act_without_the_package(tmp_path):
         ),
         ({"action_sizes": [3, 0]}, "action_sizes"),
         ({"observation_sizes": [-1]}, "observation_sizes"),
+        ({"target_return": float("nan"), "return_conditioned": True}, "target_return=nan"),
+        ({"target_return": -float("inf"), "return_conditioned": True}, "target_return=-inf"),
     ],
 )
 def test_a_configuration_out_of_range_is_refused(arguments, named):
@@ -543,6 +674,8 @@ def test_a_configuration_keeps_everything_when_saved(tmp_path):
         "label_smoothing": 0.1,
         "token_masking": 0.3,
         "embedding_dropout": 0.2,
+        "return_conditioned": True,
+        "target_return": -12.5,
         "environment": "algodistill/DarkRoom-v0",
         "environment_kwargs": {"size": 9},
         "test_tasks": [{"goal": [0, 1]}],

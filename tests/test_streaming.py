@@ -140,25 +140,38 @@ def test_every_pass_covers_each_history_by_its_length(case, shards, start_share,
 
 @pytest.mark.parametrize("spaces", SPACES)
 @pytest.mark.parametrize("group_bytes", [1, 100, 8 * 2**20])
-def test_windows_of_files_are_those_of_the_same_files_read_as_a_table(tmp_path, monkeypatch, spaces, group_bytes):
+@pytest.mark.parametrize(
+    ("selection", "shares"),
+    [
+        ({"episode_stride": 2}, {0: 2, 1: 2, 2: 2, 3: 1, 4: 4}),
+        ({"expert_share": 0.5, "returns_to_go": True}, {0: 2, 1: 2, 2: 2, 3: 1, 4: 4}),
+        ({"expert_quantile": 0.9, "returns_to_go": True}, {0: 1, 2: 2, 3: 1, 4: 2}),
+    ],
+    ids=["stride", "share", "quantile"],
+)
+def test_windows_of_files_are_those_of_the_same_files_read_as_a_table(
+    tmp_path, monkeypatch, spaces, group_bytes, selection, shares
+):
     monkeypatch.setattr(writing, "ROW_GROUP_BYTES", group_bytes)
     histories = make_histories([([3, 1, 4], 2), ([], 7), ([2, 2, 5], 0), ([1], 1), ([6] * 4, 3)], spaces)
     folder = write_histories(tmp_path / "histories", [histories[:3], histories[3:]], spaces)
-    selection = {"episode_stride": 2, "last_episode": 4}
+    selection = {"last_episode": 4, **selection}
     table = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
     read_as_table = HistoryWindows(table, 4, **selection)
-    kept = [naively_kept(history, 0, 4, 2) for history in histories]
+    naive = [selection.get(name) for name in ("expert_share", "expert_quantile")]
+    kept = [naively_kept(history, 0, 4, selection.get("episode_stride", 1), *naive) for history in histories]
     endless = iter(StreamedHistoryWindows(open_stream(folder), 4, **selection))
     for _ in range(4):
         windows = take(endless, len(read_as_table))
         found = places(windows, kept, 4)
-        assert Counter(index for index, _ in found) == Counter({0: 2, 1: 2, 2: 2, 3: 1, 4: 4})
+        assert Counter(index for index, _ in found) == Counter(shares)
         expected = [
             {**read_as_table.read(index, start), "seed": window["seed"]}
             for (index, start), window in zip(found, windows, strict=True)
         ]
         assert_equal_windows(windows, expected)
     assert windows[0]["seed"].shape == ()
+    assert ("returns_to_go" in windows[0]) == ("returns_to_go" in selection)
 
 
 def test_windows_start_everywhere_and_at_the_beginning_as_often_as_asked():
@@ -485,6 +498,8 @@ def test_single_leaked_history_never_becomes_a_window(tmp_path, twelve, row_grou
         ({"start_share": -0.1}, "start_share=-0.1"),
         ({"start_share": 1.1}, "start_share=1.1"),
         ({"start_share": float("nan")}, "start_share=nan"),
+        ({"expert_share": 1.1}, "expert_share=1.1"),
+        ({"expert_quantile": -0.1}, "expert_quantile=-0.1"),
         ({"seed": -1}, "seed=-1"),
         ({"rank": -1}, "rank=-1"),
         ({"rank": 1}, "rank=1, world_size=1"),

@@ -450,3 +450,137 @@ def test_saving_a_loaded_tokeniser_again_changes_nothing(tmp_path):
     first, second = ((tmp_path / folder / "preprocessor_config.json").read_text() for folder in ("first", "second"))
     assert json.loads(second) == json.loads(first)
     assert json.loads(first)["auto_map"]
+
+
+# ---- what is still to come of a return
+
+
+def conditioned_tokeniser(**settings) -> HistoryTokeniser:
+    return tiny_tokeniser(return_conditioned=True, **settings)
+
+
+def fitted_history(**columns) -> dict:
+    return {"observations": np.zeros((2, 2), int), "rewards": np.array([0.5, -0.5]), **columns}
+
+
+@pytest.mark.parametrize(
+    ("histories", "expected"),
+    [
+        ([{"episode_returns": [1.0, 4.0]}, {"episode_returns": [2.5]}], 4.0),
+        ([{"episode_returns": [-1600.0, -200.0]}], 1600.0),  # whatever its sign
+        ([{"episode_returns": []}, {"episode_returns": [0.5]}], 0.5),
+        ([{"episode_returns": [0.0, 0.0]}], 1.0),
+        ([{"returns_to_go": [3.0, -7.0]}, {"returns_to_go": [5.0, 0.0]}], 7.0),
+        ([{"episode_returns": [2.0], "returns_to_go": [9.0]}], 2.0),
+    ],
+    ids=["several", "negative", "unfinished", "nothing paid", "windows", "both"],
+)
+def test_returns_are_divided_by_the_largest(histories, expected):
+    tokeniser = conditioned_tokeniser().fit([fitted_history(**history) for history in histories])
+    assert tokeniser.return_scale == expected
+    assert tokeniser.reward_scale == 1.0
+    batch = tokeniser([{**random_window(3, 0), "returns_to_go": [1.0, -2.0, 0.0]}])
+    np.testing.assert_allclose(batch["returns_to_go"], [[1 / expected, -2 / expected, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        ({}, "neither episode_returns nor returns_to_go"),
+        ({"episode_returns": [1.0, np.nan]}, "episode_returns hold values that are not finite"),
+        ({"returns_to_go": [np.inf, 1.0]}, "returns_to_go hold values that are not finite"),
+    ],
+)
+def test_histories_without_returns_cannot_be_fitted_to_where_these_are_read(columns, named):
+    with pytest.raises(ValueError, match=named):
+        conditioned_tokeniser().fit([fitted_history(**columns)])
+    # Whoever does not read them does not care.
+    assert tiny_tokeniser().fit([fitted_history(**columns)]).return_scale == 1.0
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_out_of_range_is_refused(scale):
+    with pytest.raises(ValueError, match=f"return_scale={scale}"):
+        conditioned_tokeniser(return_scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("returns", "named"),
+    [
+        (None, "returns_to_go is missing.*returns_to_go=True"),
+        ([1.0, 2.0], r"returns_to_go have the shape \(2,\): expected \(3,\)"),
+        ([[1.0], [2.0], [3.0]], r"returns_to_go have the shape \(3, 1\): expected \(3,\)"),
+        (1.0, r"returns_to_go have the shape \(\): expected \(3,\)"),
+        ([1.0, np.nan, 3.0], "returns_to_go hold values that are not finite numbers"),
+        ([1.0, -np.inf, 3.0], "returns_to_go hold values that are not finite numbers"),
+    ],
+    ids=["missing", "short", "nested", "scalar", "nan", "infinite"],
+)
+def test_returns_that_do_not_fit_are_refused(returns, named):
+    tokeniser, window = conditioned_tokeniser(), random_window(3, 0)
+    given = window if returns is None else {**window, "returns_to_go": returns}
+    with pytest.raises(ValueError, match=named):
+        tokeniser([given])
+    with pytest.raises(ValueError, match=named):
+        tokeniser.encode_steps(
+            *(window[name] for name in ("observations", "actions", "rewards", "episode_starts")), [False] * 3, returns
+        )
+
+
+def test_returns_to_come_stand_beside_each_step_and_are_padded_with_zeros():
+    tokeniser = conditioned_tokeniser(return_scale=4.0)
+    windows = [random_window(steps, steps, returns_to_go=True) for steps in (5, 1, 3)]
+    batch = tokeniser(windows)
+    assert batch["returns_to_go"].shape == (3, 5) and batch["returns_to_go"].dtype == torch.float32
+    for row, window in zip(batch["returns_to_go"], windows, strict=True):
+        steps = len(window["rewards"])
+        np.testing.assert_array_equal(row[:steps], window["returns_to_go"] / 4)
+        assert not row[steps:].any()
+    # They are those of the step itself, not of the one before as rewards are.
+    whole, inside = windows[0], slice_window(windows[0], 2, 5)
+    torch.testing.assert_close(tokeniser(inside)["returns_to_go"][0], tokeniser(whole)["returns_to_go"][0, 2:])
+    leading = tokeniser.encode_steps(
+        *(np.stack([window[name][:1] for window in windows]) for name in ("observations", "actions", "rewards")),
+        *(np.zeros((3, 1), bool) for _ in range(2)),
+        np.arange(3)[:, None],
+    )
+    assert leading["returns_to_go"].tolist() == [[0.0], [0.25], [0.5]]
+
+
+def test_whoever_does_not_read_returns_encodes_as_if_there_were_none():
+    tokeniser, window = tiny_tokeniser(), random_window(6, 0, returns_to_go=True)
+    bare = {name: values for name, values in window.items() if name != "returns_to_go"}
+    found, expected = tokeniser(window, token_masking=0.5), tokeniser(bare, token_masking=0.5)
+    # Read as well, they change nothing else.
+    conditioned = conditioned_tokeniser()(window, token_masking=0.5)
+    names = {"observations", "previous_actions", "previous_rewards", "episode_starts", "labels", "token_mask"}
+    assert set(found) == set(expected) == names == set(conditioned) - {"returns_to_go"}
+    for name in names:
+        for other in (found, conditioned):
+            assert other[name].numpy().tobytes() == expected[name].numpy().tobytes()
+
+
+@pytest.mark.parametrize("auto_class", [AutoProcessor, AutoFeatureExtractor, HistoryTokeniser])
+def test_a_tokeniser_that_reads_returns_comes_back_whole(auto_class, tmp_path):
+    tokeniser = conditioned_tokeniser().fit([fitted_history(episode_returns=[12.5])])
+    tokeniser.save_pretrained(tmp_path)
+    loaded = auto_class.from_pretrained(tmp_path)
+    assert (loaded.return_conditioned, loaded.return_scale) == (True, 12.5)
+    window = random_window(4, 0, returns_to_go=True)
+    torch.testing.assert_close(loaded(window)["returns_to_go"], tokeniser(window)["returns_to_go"], rtol=0, atol=0)
+
+
+def test_a_tokeniser_saved_before_there_were_returns_reads_none(tmp_path):
+    tokeniser = tiny_tokeniser()
+    tokeniser.save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    saved = json.loads(file.read_text())
+    assert saved.pop("return_conditioned") is False and saved.pop("return_scale") == 1.0
+    file.write_text(json.dumps(saved))
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert (loaded.return_conditioned, loaded.return_scale) == (False, 1.0)
+    window = random_window(4, 0)
+    found, expected = loaded(window), tokeniser(window)
+    assert set(found) == set(expected)
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, rtol=0, atol=0)

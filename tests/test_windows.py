@@ -1,8 +1,10 @@
 """Reading windows: they equal a naive reading of the history, transition by transition, wherever they lie in it."""
 
 import itertools
+import math
 import tracemalloc
 from dataclasses import dataclass
+from fractions import Fraction
 
 import datasets
 import numpy as np
@@ -67,7 +69,14 @@ def make_dataset(histories: list[list[Transition]], spaces: str, environment: st
     return datasets.Dataset(history_table(*SPACES[spaces], descriptions, lengths, steps))
 
 
-def naively_kept(history: list[Transition], first: int, last: int | None, stride: int) -> list[tuple]:
+def naively_kept(
+    history: list[Transition],
+    first: int,
+    last: int | None,
+    stride: int,
+    share: float | None = None,
+    quantile: float | None = None,
+) -> list[tuple]:
     """The (transition, whether an episode starts there) of the kept episodes, one after the other."""
     episodes, episode = [], []
     for transition in history:
@@ -77,11 +86,37 @@ def naively_kept(history: list[Transition], first: int, last: int | None, stride
             episode = []
     if episode:
         episodes.append(episode)
-    kept = []
-    for index, episode in enumerate(episodes):
-        if index >= first and (last is None or index <= last) and (index - first) % stride == 0:
-            kept.extend((transition, step == 0) for step, transition in enumerate(episode))
-    return kept
+    episodes = [
+        episode for index, episode in enumerate(episodes) if index >= first and (last is None or index <= last)
+    ]
+    if share is not None:
+        experts = math.ceil(Fraction(str(share)) * len(episodes))
+        episodes = [episode for index, episode in enumerate(episodes) if index >= len(episodes) - experts]
+    if quantile is not None:
+        # What an unfinished episode returns is not known.
+        episodes = [episode for episode in episodes if episode[-1].terminated or episode[-1].truncated]
+        returns = [sum(transition.reward for transition in episode) for episode in episodes]
+        enough = naive_quantile(returns, quantile) if returns else 0
+        episodes = [episode for episode, achieved in zip(episodes, returns, strict=True) if achieved >= enough]
+    return [
+        (transition, step == 0)
+        for index, episode in enumerate(episodes)
+        if index % stride == 0
+        for step, transition in enumerate(episode)
+    ]
+
+
+def naive_quantile(values: list[float], quantile: float) -> float:
+    """Between the two of the sorted values that are nearest, as far along as the quantile says."""
+    ordered, place = sorted(values), quantile * (len(values) - 1)
+    below, above = ordered[math.floor(place)], ordered[math.ceil(place)]
+    return below + (place - math.floor(place)) * (above - below)
+
+
+def naive_return_to_go(kept: list[tuple], place: int) -> float:
+    """The rewards from a transition on, up to where the next episode starts."""
+    to_come = itertools.takewhile(lambda step: not step[1], kept[place + 1 :])
+    return kept[place][0].reward + sum(transition.reward for transition, _ in to_come)
 
 
 def assert_window_equals(window: dict, kept: list[tuple], start: int, length: int) -> None:
@@ -93,6 +128,9 @@ def assert_window_equals(window: dict, kept: list[tuple], start: int, length: in
     assert window["history_start"].shape == () and window["history_start"] == (start == 0)
     assert window["previous_action"].shape == window["actions"].shape[1:]
     assert window["previous_reward"].shape == ()
+    if "returns_to_go" in window:
+        to_go = [naive_return_to_go(kept, start + step) for step in range(len(expected))]
+        assert window["returns_to_go"].tolist() == pytest.approx(to_go, rel=1e-6)
     if start == 0:
         assert not window["previous_action"].any() and window["previous_reward"] == 0
     else:
@@ -109,15 +147,28 @@ def reading(draw):
     first = draw(st.integers(0, 2), label="first_episode")
     last = draw(st.none() | st.integers(first, 6), label="last_episode")
     stride = draw(st.integers(1, 3), label="episode_stride")
+    share = draw(st.none() | st.sampled_from([0, 0.01, 0.25, 0.5, 0.67, 1.0]), label="expert_share")
+    quantile = draw(st.none() | st.sampled_from([0, 0.1, 0.5, 0.75, 1.0]), label="expert_quantile")
     length = draw(st.integers(1, 12), label="length")
     histories = make_histories(shapes, spaces)
-    kept = [naively_kept(history, first, last, stride) for history in histories]
-    selection = {"first_episode": first, "last_episode": last, "episode_stride": stride}
+    # Few different rewards, so that episodes return the same.
+    rewards = draw(st.lists(st.sampled_from([0.0, 0.0, 1.0, -0.25, -1000.0, 2.0**20]), min_size=1, max_size=9))
+    for transition, reward in zip(itertools.chain(*histories), itertools.cycle(rewards), strict=False):
+        transition.reward = reward
+    kept = [naively_kept(history, first, last, stride, share, quantile) for history in histories]
+    selection = {
+        "first_episode": first,
+        "last_episode": last,
+        "episode_stride": stride,
+        "expert_share": share,
+        "expert_quantile": quantile,
+        "returns_to_go": draw(st.booleans(), label="returns_to_go"),
+    }
     return histories, spaces, kept, length, selection
 
 
 @given(reading())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_windows_equal_a_naive_reading_wherever_they_start(case):
     histories, spaces, kept, length, selection = case
     dataset = make_dataset(histories, spaces)
@@ -128,7 +179,9 @@ def test_windows_equal_a_naive_reading_wherever_they_start(case):
     windows = HistoryWindows(dataset, length, **selection)
     for index, transitions in enumerate(kept):
         for start in range(len(transitions)):
-            assert_window_equals(windows.read(index, start), transitions, start, length)
+            window = windows.read(index, start)
+            assert ("returns_to_go" in window) == selection["returns_to_go"]
+            assert_window_equals(window, transitions, start, length)
         for outside in (-1, len(transitions)):
             with pytest.raises(IndexError):
                 windows.read(index, outside)
@@ -200,6 +253,78 @@ def test_history_of_which_nothing_is_kept_has_no_window():
     for epoch in range(5):
         windows.set_epoch(epoch)
         assert all(set(windows[index]["observations"].tolist()) <= own for index in range(2))
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        ({}, [0, 1, 2, 3, 4, 5]),
+        ({"expert_share": 0.5}, [3, 4, 5]),
+        ({"expert_share": 0.4}, [3, 4, 5]),  # rounded up
+        ({"expert_share": 1e-3}, [5]),
+        ({"expert_share": 1.0}, [0, 1, 2, 3, 4, 5]),
+        ({"expert_share": 0.5, "last_episode": 3}, [2, 3]),  # of what else is kept
+        ({"expert_share": 0.5, "episode_stride": 2}, [3, 5]),
+        ({"expert_quantile": 0}, [0, 1, 2, 3, 4]),  # what the unfinished one returns is not known
+        ({"expert_quantile": 1}, [1, 3]),  # two that do equally well
+        ({"expert_quantile": 0.5}, [1, 3, 4]),
+        ({"expert_quantile": 0.51}, [1, 3]),
+        ({"expert_quantile": 1, "last_episode": 2}, [1]),
+        ({"expert_quantile": 0.5, "expert_share": 0.5}, [3]),
+        ({"expert_quantile": 0, "episode_stride": 2}, [0, 2, 4]),
+    ],
+)
+def test_experts_are_the_last_episodes_or_the_best(selection, expected):
+    (history,) = make_histories([([2] * 5, 1)], "scalars")
+    for episode, achieved in enumerate([-3.0, 7.0, 0.0, 7.0, 1.5, 100.0]):
+        history[2 * episode].reward = achieved
+    for transition in history[1::2]:
+        transition.reward = 0.0
+    windows = HistoryWindows(make_dataset([history], "scalars"), 12, **selection)
+    window = windows.read(0, 0)
+    numbers = {transition.observation: step // 2 for step, transition in enumerate(history)}
+    assert [numbers[first] for first in window["observations"][window["episode_starts"]].tolist()] == expected
+    assert windows.transitions.tolist() == [len(window["rewards"])]
+    assert window["history_start"]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.07, 7), (0.55, 55), (0.29, 29), (0.291, 30), (1.0, 100)])
+def test_a_share_of_a_hundred_episodes_is_not_rounded_up_beyond_itself(share, expected):
+    """In floating point, 0.07 * 100 is more than 7."""
+    dataset = make_dataset(make_histories([([1] * 100, 0)], "scalars"), "scalars")
+    assert HistoryWindows(dataset, 4, expert_share=share).transitions.tolist() == [expected]
+
+
+def test_experts_of_which_nothing_is_left_are_named():
+    dataset = make_dataset(make_histories([([], 3)] * 2, "scalars"), "scalars")
+    for selection, named in (({"expert_share": 0.0}, "expert_share=0.0"), ({"expert_quantile": 0}, "quantile=0")):
+        with pytest.raises(ValueError, match=f"No transition is left to read: 2 histories.*{named}"):
+            HistoryWindows(dataset, 2, **selection)
+
+
+@pytest.mark.parametrize("spaces", SPACES)
+def test_what_is_to_come_of_a_return_counts_steps_beyond_the_window_and_none_of_another_episode(spaces):
+    (history,) = make_histories([([3, 3, 2], 2)], spaces)
+    for transition, reward in zip(history, [1, 2, 4, -8, 16, -32, 64, 128, 256, 512], strict=True):
+        transition.reward = float(reward)
+    dataset = make_dataset([history], spaces)
+    windows = HistoryWindows(dataset, 3, returns_to_go=True)
+    for start, expected in ((0, [7, 6, 4]), (1, [6, 4, -24]), (4, [-16, -32, 192]), (7, [128, 768, 512]), (9, [512])):
+        returns = windows.read(0, start)["returns_to_go"]
+        assert returns.tolist() == expected and returns.dtype == np.float32
+    # What is left out between two episodes does not count either.
+    strided = HistoryWindows(dataset, 3, returns_to_go=True, episode_stride=2)
+    assert [strided.read(0, start)["returns_to_go"].tolist() for start in (1, 2)] == [[6, 4, 192], [4, 192, 128]]
+    assert "returns_to_go" not in HistoryWindows(dataset, 3).read(0, 0)
+
+
+def test_small_rewards_are_not_lost_beside_large_ones():
+    """In single precision, the sum from the front would drop them."""
+    (history,) = make_histories([([4], 0)], "scalars")
+    for transition, reward in zip(history, [1e8, -1e8, 0.25, 0.5], strict=True):
+        transition.reward = reward
+    window = HistoryWindows(make_dataset([history], "scalars"), 4, returns_to_go=True).read(0, 0)
+    assert window["returns_to_go"].tolist() == [0.75, -(10.0**8), 0.75, 0.5]
 
 
 def test_values_keep_the_small_types_of_the_file():
@@ -380,6 +505,12 @@ def test_dataset_without_a_kept_transition_is_refused():
         ({"start_share": -0.1}, "start_share=-0.1"),
         ({"start_share": 1.1}, "start_share=1.1"),
         ({"start_share": float("nan")}, "start_share=nan"),
+        ({"expert_share": -0.1}, "expert_share=-0.1"),
+        ({"expert_share": 1.1}, "expert_share=1.1"),
+        ({"expert_share": float("nan")}, "expert_share=nan"),
+        ({"expert_quantile": -0.1}, "expert_quantile=-0.1"),
+        ({"expert_quantile": 50}, "expert_quantile=50"),
+        ({"expert_quantile": float("nan")}, "expert_quantile=nan"),
         ({"seed": -1}, "seed=-1"),
     ],
 )

@@ -77,9 +77,12 @@ ACTION_SPACE = Discrete(3)
 
 
 def tiny_tokeniser(
-    observation_space: Any = OBSERVATION_SPACE, action_space: Any = ACTION_SPACE, layout: str = "transition"
+    observation_space: Any = OBSERVATION_SPACE,
+    action_space: Any = ACTION_SPACE,
+    layout: str = "transition",
+    **settings: Any,
 ) -> HistoryTokeniser:
-    return HistoryTokeniser(observation_space, action_space, layout=layout)
+    return HistoryTokeniser(observation_space, action_space, layout=layout, **settings)
 
 
 def tiny_model(
@@ -98,6 +101,7 @@ def tiny_model(
             action_sizes=tokeniser.action_sizes,
             layout=tokeniser.layout,
             context_length=context_length,
+            return_conditioned=tokeniser.return_conditioned,
             initializer_range=0.4,
             **config,
         )
@@ -150,6 +154,7 @@ def random_window(
     action_space: gymnasium.Space = ACTION_SPACE,
     *,
     history_start: bool = True,
+    returns_to_go: bool = False,
 ) -> dict[str, np.ndarray]:
     """A window as `HistoryWindows` gives it, of random transitions in episodes of about four steps."""
     rng = np.random.default_rng(seed)
@@ -157,7 +162,7 @@ def random_window(
     episode_starts[0] |= history_start
     previous = random_elements(action_space, (), rng)
     observations = leaves(describe_space(observation_space), random_elements(observation_space, (steps,), rng))
-    return {
+    window = {
         "observations": observations.get("", observations),
         "actions": random_elements(action_space, (steps,), rng),
         "rewards": rng.normal(size=steps).astype(np.float32),
@@ -167,13 +172,17 @@ def random_window(
         "history_start": np.bool_(history_start),
         "seed": np.int64(seed),
     }
+    if returns_to_go:
+        window["returns_to_go"] = rng.normal(size=steps).astype(np.float32)
+    return window
 
 
 def slice_window(window: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
     """The steps from `start` to `stop` of a window, as a window of their own."""
     part = dict(window)
-    for name in ("observations", "actions", "rewards", "episode_starts"):
-        part[name] = map_leaves(lambda values: values[start:stop], window[name])
+    for name in ("observations", "actions", "rewards", "episode_starts", "returns_to_go"):
+        if name in window:
+            part[name] = map_leaves(lambda values: values[start:stop], window[name])
     if start:
         part["previous_action"], part["previous_reward"] = window["actions"][start - 1], window["rewards"][start - 1]
         part["history_start"] = np.bool_(False)
@@ -183,11 +192,19 @@ def slice_window(window: Mapping[str, np.ndarray], start: int, stop: int) -> dic
 class NaiveContext:
     """One stream's context by the book: a list of transitions, all of which is encoded anew for every action.
 
-    A context that is full gives way to its newest half, which counts the step that is being added.
+    A context that is full gives way to its newest half, which counts the step that is being added. With a
+    `target_return`, every step says how much of it has not been paid yet in its episode.
     """
 
-    def __init__(self, model: AlgorithmDistillationModel, tokeniser: HistoryTokeniser, context_length: int):
+    def __init__(
+        self,
+        model: AlgorithmDistillationModel,
+        tokeniser: HistoryTokeniser,
+        context_length: int,
+        target_return: float | None = None,
+    ):
         self.model, self.tokeniser, self.context_length = model, tokeniser, context_length
+        self.target_return = target_return
         # Everything lived through: observation, action, reward, whether an episode starts.
         self.transitions: list[tuple[Any, Any, float, bool]] = []
         self.first = 0
@@ -204,7 +221,9 @@ class NaiveContext:
         context = self.transitions[self.first :]
         blank = self.tokeniser.decode(torch.zeros(1, sum(self.tokeniser.action_sizes)))[0]
         before = self.transitions[self.first - 1] if self.first else (None, blank, 0.0, False)
+        asked = {} if self.target_return is None else {"returns_to_go": self.returns_to_go()[self.first :]}
         return {
+            **asked,
             "observations": stack([step[0] for step in context] + [observation]),
             "actions": np.array([step[1] for step in context] + [blank]),
             "rewards": np.array([step[2] for step in context] + [0.0], dtype=np.float32),
@@ -213,6 +232,15 @@ class NaiveContext:
             "previous_reward": np.float32(before[2]),
             "history_start": np.bool_(self.first == 0),
         }
+
+    def returns_to_go(self) -> np.ndarray:
+        """What has not been paid yet of the target: before every transition, and before the step to be added."""
+        starts = [step[3] for step in self.transitions] + [self.starts_episode]
+        to_go: list[float] = []
+        for index, starts_episode in enumerate(starts):
+            paid = float(self.transitions[index - 1][2]) if index else 0.0
+            to_go.append(self.target_return if starts_episode else to_go[-1] - paid)
+        return np.array(to_go)
 
     @torch.no_grad()
     def logits(self, observation: Any) -> torch.Tensor:

@@ -84,8 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--prompt_quantile",
         type=float,
         metavar="Q",
-        default=0.5,
-        help="how well these episodes do, from 0 (random) to 1 (optimal) (default: %(default)s)",
+        help="how well these episodes do, from 0 (random) to 1 (optimal) (default: 0.5)",
     )
     evaluate.add_argument(
         "--prompt-steps",
@@ -184,6 +183,9 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
 
     with wrong_input():
         tasks = None if arguments.tasks is None else read_tasks(arguments.tasks)
+        for option in ("prompt_quantile", "prompt_steps"):
+            if getattr(arguments, option) is not None and arguments.prompt_from is None:
+                raise ValueError(f"--{option.replace('_', '-')} says what prompts are like: also give --prompt-from.")
         model, tokeniser = load_checkpoint(arguments.model, arguments.revision, device_map="auto")
         histories, prompt_from = (
             None if name is None else load_histories(name, "test", model.config.environment)
@@ -207,7 +209,7 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
                 seed=arguments.seed,
                 histories=histories,
                 prompt_from=prompt_from,
-                prompt_quantile=arguments.prompt_quantile,
+                prompt_quantile=0.5 if arguments.prompt_quantile is None else arguments.prompt_quantile,
                 prompt_steps=arguments.prompt_steps,
                 progress=True,
             )

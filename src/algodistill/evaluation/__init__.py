@@ -12,12 +12,13 @@ from .evaluating import (
     write_result,
 )
 from .prompts import draw_prompts
-from .rollouts import default_streams, rollout
+from .rollouts import check_streams, default_streams, rollout
 
 
 __all__ = [
     "CURVE_FILE",
     "RESULT_FILE",
+    "check_streams",
     "default_streams",
     "draw_prompts",
     "evaluate",

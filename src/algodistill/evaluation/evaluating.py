@@ -20,7 +20,7 @@ from ..models import AlgorithmDistillationConfig, AlgorithmDistillationModel, Hi
 from ..outcomes import raise_if_unavailable
 from .curves import plot_learning_curve
 from .prompts import draw_prompts
-from .rollouts import default_streams, rollout
+from .rollouts import check_streams, rollout
 
 
 RESULT_FILE, CURVE_FILE = "in_context_evaluation.json", "learning_curve.png"
@@ -111,7 +111,7 @@ def evaluate(
             tasks,
             quantile=prompt_quantile,
             steps=max(context_length // 2, 1) if prompt_steps is None else prompt_steps,
-            streams=default_streams(len(tasks)) if streams is None else streams,
+            streams=check_streams(len(tasks), streams),
             levels=reference_returns(environment, kwargs, tasks),
             returns_to_go=config.return_conditioned,
         )

@@ -49,10 +49,10 @@ def draw_prompts(
         raise ValueError(f"The quantile {quantile} of a prompt is out of range: expected a number from 0 to 1.")
     if steps < 1:
         raise ValueError(f"A prompt of {steps} steps holds nothing: expected at least 1.")
+    columns = WindowCutter(histories, 1).columns
     of_tasks: dict[str, list[int]] = {}
     for number, task in enumerate(histories["task"]):
         of_tasks.setdefault(task, []).append(number)
-    columns = WindowCutter(histories, 1).columns
     episodes = histories.select_columns(["episode_lengths", "episode_returns"]).with_format("numpy")
     table = histories.select_columns(columns).with_format("arrow")
     prompts: list[Mapping[str, Any]] = []

@@ -16,6 +16,23 @@ def default_streams(tasks: int) -> int:
     return -(-64 // tasks) * tasks
 
 
+def check_streams(tasks: int, streams: int | None) -> int:
+    """How many streams act on so many tasks, if `streams` are asked for, or none in particular.
+
+    Raises:
+        ValueError: If there is no task, or `streams` is not a multiple of the tasks.
+    """
+    if not tasks:
+        raise ValueError("There is no task to act on: give at least one.")
+    streams = default_streams(tasks) if streams is None else streams
+    if streams < 1 or streams % tasks:
+        below = max(streams // tasks, 1) * tasks
+        raise ValueError(
+            f"streams={streams} is not a multiple of the {tasks} tasks: choose {below} or {below + tasks}."
+        )
+    return streams
+
+
 def rollout(
     model: AlgorithmDistillationModel,
     tokeniser: HistoryTokeniser,
@@ -61,16 +78,9 @@ def rollout(
         ValueError: If there is no task or episode, `streams` is not a multiple of the tasks, or the environment's
             spaces are not the tokeniser's.
     """
-    if not tasks:
-        raise ValueError("There is no task to act on: give at least one.")
+    streams = check_streams(len(tasks), streams)
     if episodes < 1:
         raise ValueError(f"episodes={episodes} is out of range: expected at least 1.")
-    streams = default_streams(len(tasks)) if streams is None else streams
-    if streams < 1 or streams % len(tasks):
-        below = max(streams // len(tasks), 1) * len(tasks)
-        raise ValueError(
-            f"streams={streams} is not a multiple of the {len(tasks)} tasks: choose {below} or {below + len(tasks)}."
-        )
     # A stream that is done goes on until all are; what it still earns collects in one more column.
     returns = np.zeros((streams, episodes + 1))
     episode = np.zeros(streams, dtype=np.int64)

@@ -87,6 +87,8 @@ class WindowCutter:
         self.episode_columns = ["episode_lengths", *(["episode_returns"] if expert_quantile is not None else [])]
         self.columns = [*self._steps, *self.episode_columns]
         self.kept_episodes = f"{first_episode} to {'the last' if last_episode is None else last_episode}"
+        for name, share in (("expert_share", expert_share), ("expert_quantile", expert_quantile)):
+            self.kept_episodes += "" if share is None else f" ({name}={share})"
         self._range = slice(first_episode, None if last_episode is None else last_episode + 1)
         self._stride, self._expert_share, self._expert_quantile = episode_stride, expert_share, expert_quantile
 
@@ -99,7 +101,7 @@ class WindowCutter:
         """Numbers of the episodes that are kept of a history, in order."""
         kept = np.arange(episodes)[self._range]
         if self._expert_share is not None:
-            kept = kept[len(kept) - math.ceil(self._expert_share * len(kept)) :]
+            kept = kept[len(kept) - share_of(len(kept), self._expert_share) :]
         if self._expert_quantile is not None and episode_returns is not None:
             # What an unfinished episode returns is not known.
             kept = kept[kept < len(episode_returns)]
@@ -262,6 +264,12 @@ class HistoryWindows(Dataset):
     def read(self, history: int, start: int) -> Window:
         """The window of the `history`-th row that starts with its `start`-th kept transition."""
         return self.cutter.cut(self._table[history], start)
+
+
+def share_of(episodes: int, share: float) -> int:
+    """How many of so many episodes are a share of them, rounded up."""
+    # In floating point, 0.07 * 100 is a little more than 7.
+    return math.ceil(round(share * episodes, 9))
 
 
 def _with_unfinished(episode_lengths: np.ndarray, transitions: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Configuration of an Algorithm Distillation model."""
 
+import math
 from dataclasses import field
 from typing import Any
 
@@ -88,6 +89,8 @@ class AlgorithmDistillationConfig(PreTrainedConfig):
             )
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature} is out of range: expected a number above 0.")
+        if self.target_return is not None and not math.isfinite(self.target_return):
+            raise ValueError(f"target_return={self.target_return} is out of range: expected a finite number.")
         for name in ("observation_sizes", "action_sizes"):
             sizes = getattr(self, name)
             if min(sizes, default=0 if name == "action_sizes" else 1) < 1:

@@ -355,8 +355,10 @@ class HistoryTokeniser(FeatureExtractionMixin):
                 "returns_to_go=True."
             )
         returns = np.asarray(returns_to_go, dtype=np.float32)
-        if returns.shape != shape or not np.isfinite(returns).all():
-            raise ValueError(f"returns_to_go have the shape {returns.shape}: expected finite numbers of {shape}.")
+        if returns.shape != shape:
+            raise ValueError(f"returns_to_go have the shape {returns.shape}: expected {shape}, as the rewards have.")
+        if not np.isfinite(returns).all():
+            raise ValueError("returns_to_go hold values that are not finite numbers.")
         return torch.from_numpy(returns / np.float32(self.return_scale))
 
     def _encode_observations(
@@ -519,7 +521,10 @@ def _largest_return(history: Mapping[str, Any]) -> float:
     """The largest sum of rewards, whatever its sign, that is told of a history's or window's episodes."""
     for name in ("episode_returns", "returns_to_go"):
         if name in history:
-            return float(np.abs(np.asarray(history[name], dtype=np.float64)).max(initial=0.0))
+            returns = np.asarray(history[name], dtype=np.float64)
+            if not np.isfinite(returns).all():
+                raise ValueError(f"{name} hold values that are not finite numbers.")
+            return float(np.abs(returns).max(initial=0.0))
     raise ValueError("A history has neither episode_returns nor returns_to_go, which the model is conditioned on.")
 
 

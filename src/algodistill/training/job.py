@@ -17,7 +17,7 @@ from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..environments import Task, TaskSplit, make_environments
-from ..evaluation import evaluate, load_checkpoint, result_files, summary, write_result
+from ..evaluation import check_streams, draw_prompts, evaluate, load_checkpoint, result_files, summary, write_result
 from ..histories import HistoryWindows, StreamedHistoryWindows
 from ..histories.processes import available_cores
 from ..histories.schema import task_json
@@ -158,7 +158,7 @@ def run(argv: Sequence[str], say: Say = print) -> None:
         check_settings(experiment)
         source = find_histories(experiment, say)
         set_seed(training.seed)
-        prompted = prompt_settings(experiment, source)
+        prompted = prompt_settings(experiment, source, split)
         model, tokeniser = make_model(experiment, split)
         windows = make_windows(experiment, source, split, model.config.context_length)
         fit_to_histories(experiment, source, model, tokeniser)
@@ -279,11 +279,11 @@ def first_histories(experiment: Experiment, source: Path | str, split: str) -> d
     return histories and histories.select(range(min(len(histories), EVALUATION_HISTORIES)))
 
 
-def prompt_settings(experiment: Experiment, source: Path | str) -> dict[str, Any]:
+def prompt_settings(experiment: Experiment, source: Path | str, split: TaskSplit) -> dict[str, Any]:
     """What the final evaluation is told of prompts.
 
     Raises:
-        ValueError: If there is nothing that prompts could be taken from.
+        ValueError: If there is nothing that prompts could be taken from, or the quantile is out of its range.
     """
     quantile = experiment.evaluation.prompt_quantile
     quantile = find_recipe(experiment.windows.recipe).prompt_quantile if quantile is None else quantile
@@ -295,6 +295,10 @@ def prompt_settings(experiment: Experiment, source: Path | str) -> dict[str, Any
             "Prompts are taken from histories of the test tasks, which must be here: "
             + ("leave out --streaming." if experiment.histories.streaming else f"{source} has no split 'test'.")
         )
+    for tasks in split.tests.values():
+        # What is wrong with them is found now rather than when the training is done.
+        streams = check_streams(len(tasks), experiment.evaluation.test_streams)
+        draw_prompts(histories, tasks, quantile=quantile, steps=1, streams=streams)
     return {"prompt_from": histories, "prompt_quantile": quantile}
 
 
@@ -399,18 +403,21 @@ def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDisti
 def fit_to_histories(
     experiment: Experiment, source: Path | str, model: AlgorithmDistillationModel, tokeniser: HistoryTokeniser
 ) -> None:
-    """Fit the tokeniser to what there is to train on, and find the return to ask for, unless both came with a
+    """Fit the tokeniser to what there is to train on, and find the return to ask for, unless they came with a
     checkpoint that the training starts from.
 
     All processes read the same histories, and so does a run that is continued.
     """
-    if experiment.model.model_name_or_path is not None:
+    to_fit = experiment.model.model_name_or_path is None
+    to_ask = model.config.return_conditioned and model.config.target_return is None
+    if not to_fit and not to_ask:
         return
     histories = load(experiment, source, "train")
     if isinstance(histories, datasets.IterableDataset):
         histories = first_histories(experiment, source, "train")
-    tokeniser.fit(histories.with_format("numpy"))
-    if model.config.return_conditioned and model.config.target_return is None:
+    if to_fit:
+        tokeniser.fit(histories.with_format("numpy"))
+    if to_ask:
         model.config.target_return = expert_return(histories, experiment.windows.expert_share)
 
 

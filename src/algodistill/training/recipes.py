@@ -7,6 +7,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from ..histories.windows import share_of
 from .arguments import WindowArguments
 
 
@@ -63,8 +64,14 @@ def selection(arguments: WindowArguments) -> dict[str, Any]:
 
 
 def expert_return(histories: datasets.Dataset, share: float) -> float:
-    """Mean over histories of the mean return of this share of their episodes, the last ones."""
+    """Mean over histories of the mean return of this share of their episodes, the last ones: at least one of each.
+
+    Raises:
+        ValueError: If the share is out of its range, or there is no finished episode.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"expert_share={share} is out of range: expected a number from 0 to 1.")
     returns = [of_one for of_one in histories.with_format("numpy")["episode_returns"] if len(of_one)]
     if not returns:
         raise ValueError("No history has a finished episode whose return could be asked for: give --target_return.")
-    return float(np.mean([of_one[-max(round(share * len(of_one)), 1) :].mean() for of_one in returns]))
+    return float(np.mean([of_one[-max(share_of(len(of_one), share), 1) :].mean() for of_one in returns]))
