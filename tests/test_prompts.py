@@ -40,9 +40,12 @@ STRETCHES = {
     "better than random from the start": ([5] * 6, RISING, 0, 5, -9, 4, (0, 1)),
     "beyond optimal": ([5] * 6, RISING, 1, 5, 0, 1.5, (2, 3)),
     "never reached": ([5] * 4, [0.0, 1.0, 5.0, 3.0], 1, 5, 0, 100, (2, 3)),
-    "never reached, twice the best": ([5] * 4, [0.0, 5.0, 1.0, 5.0], 1, 5, 0, 100, (1, 2)),
+    "never reached, twice the best": ([5] * 4, [0.0, 5.0, 1.0, 5.0], 1, 5, 0, 100, (3, 4)),
+    "nearer before than when it is reached": ([5] * 4, [0.0, 1.9, 4.0, 2.0], 0.5, 5, 0, 4, (1, 2)),
+    "nearer when it is reached": ([5] * 4, [0.0, 1.0, 2.5, 2.0], 0.5, 5, 0, 4, (2, 3)),
+    "as near before as when it is reached": ([5] * 4, [0.0, 1.0, 3.0, 2.0], 0.5, 5, 0, 4, (2, 3)),
     "never as good as random": ([5] * 3, [-3.0, -1.0, -2.0], 0, 5, 0, 100, (1, 2)),
-    "negative returns": ([5] * 5, [-1600.0, -1200.0, -400.0, -200.0, -210.0], 0.5, 5, -1500, -150, (2, 3)),
+    "negative returns": ([5] * 5, [-1600.0, -1200.0, -400.0, -200.0, -210.0], 0.5, 5, -1500, -150, (1, 2)),
     "negative returns, best": ([5] * 5, [-1600.0, -1200.0, -400.0, -200.0, -210.0], 1, 5, -1500, -150, (3, 4)),
     "thirds of sevenths": ([5] * 5, [0.0, 0.7, 0.7, 0.7, 0.7], 1, 15, 0, 0.7, (1, 4)),
     "large returns": ([5] * 5, [0.0, 1e7 / 3, 1e7 / 3, 1e7 / 3, 1e7], 1, 15, 0, 1e7 / 3, (1, 4)),
@@ -65,7 +68,7 @@ STRETCHES = {
 @pytest.mark.parametrize(
     ("lengths", "returns", "quantile", "steps", "random", "optimal", "expected"), STRETCHES.values(), ids=STRETCHES
 )
-def test_the_first_episodes_that_do_so_well_are_chosen(lengths, returns, quantile, steps, random, optimal, expected):
+def test_the_episodes_that_come_nearest_are_chosen(lengths, returns, quantile, steps, random, optimal, expected):
     # As a dataset gives them.
     given_lengths, given_returns = np.array(lengths, dtype=np.int32), np.array(returns, dtype=np.float32)
     chosen = find_stretch(given_lengths, given_returns, quantile, steps, random, optimal)
@@ -79,7 +82,7 @@ def test_the_first_episodes_that_do_so_well_are_chosen(lengths, returns, quantil
     levels=st.sampled_from([(None, None), (-1.0, 1.0), (0.0, None), (None, 20.0)]),
 )
 @settings(max_examples=200, deadline=None)
-def test_no_earlier_episodes_do_so_well_and_none_do_better_if_none_do(episodes, quantile, steps, levels):
+def test_none_come_nearer_of_the_episodes_up_to_the_first_that_do_so_well(episodes, quantile, steps, levels):
     lengths, returns = (np.array(values) for values in zip(*episodes, strict=True))
     chosen = find_stretch(lengths, returns, quantile, steps, *levels)
     count = chosen.stop - chosen.start
@@ -89,11 +92,11 @@ def test_no_earlier_episodes_do_so_well_and_none_do_better_if_none_do(episodes, 
     assert distance[count - 1] <= min(distance) + 1e-9
     means = [returns[first : first + count].mean() for first in range(len(episodes) - count + 1)]
     low, high = (means[0] if levels[0] is None else levels[0]), (max(means) if levels[1] is None else levels[1])
-    wanted = low + quantile * (high - low) - 1e-4
-    if max(means) >= wanted:
-        assert means[chosen.start] >= wanted and all(mean < wanted + 2e-4 for mean in means[: chosen.start])
-    else:
-        assert means[chosen.start] == pytest.approx(max(means))
+    wanted = low + quantile * (high - low)
+    reached = [first for first, mean in enumerate(means) if mean >= wanted - 1e-4]
+    until = means[: reached[0] + 1] if reached else means
+    assert chosen.start < len(until)
+    assert abs(means[chosen.start] - wanted) <= min(abs(mean - wanted) for mean in until) + 1e-4
 
 
 # ---- prompts of histories
@@ -371,7 +374,7 @@ def test_prompts_are_as_good_as_asked_between_random_and_optimal_behaviour(histo
         result = evaluate(model, tokeniser, prompt_quantile=quantile, **arguments)
         found.append(result["prompt"]["episode_return"])
         if quantile < 1:  # so far all of these learners get
-            assert found[-1] >= (levels[:, 0] + quantile * (levels[:, 1] - levels[:, 0])).mean() - 1e-5
+            assert abs(found[-1] - (levels[:, 0] + quantile * (levels[:, 1] - levels[:, 0])).mean()) < 1
     assert found == sorted(found) and found[0] < found[1] < found[-1]
     assert found[-1] == np.mean([max(returns) for returns in histories["episode_returns"]])
 
