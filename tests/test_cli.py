@@ -353,9 +353,9 @@ def test_target_return_from_the_command_line(folder: Path) -> None:
 
 def save_tiny_model(path: Path, *options: str) -> None:
     from algodistill.training.collecting import task_split
-    from algodistill.training.job import make_model, parse_experiment
+    from algodistill.training.job import make_model, parse_job
 
-    experiment = parse_experiment(["--config", "tiny.yaml", *options])
+    experiment = parse_job(["--config", "tiny.yaml", *options])
     for part in make_model(experiment, task_split(experiment.histories)):
         part.save_pretrained(path)
 
@@ -464,11 +464,11 @@ def test_preset_of_the_package_is_found_by_name_anywhere(folder: Path) -> None:
 
 
 def test_shipped_presets_have_no_unknown_setting() -> None:
-    from algodistill.training.job import parse_experiment
+    from algodistill.training.job import parse_job
 
     presets = sorted((ROOT / "configs").glob("*.yaml"))
     assert presets
     for preset in presets:
-        experiment = parse_experiment(["--config", str(preset)])
+        experiment = parse_job(["--config", str(preset)])
         assert experiment.preset == preset
         assert yaml.safe_load(preset.read_text())["environment"] == experiment.histories.environment

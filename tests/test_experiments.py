@@ -17,7 +17,7 @@ from algodistill.experiments.running import command_line, histories_folder
 from algodistill.outcomes import Interrupted
 from algodistill.training import load_histories
 from algodistill.training.collecting import task_split
-from algodistill.training.job import make_model, parse_experiment
+from algodistill.training.job import make_model, parse_job
 from algodistill.training.recipes import selection
 
 
@@ -48,7 +48,7 @@ def test_shipped_experiment_can_be_run_as_described(name, tmp_path, monkeypatch)
     for part in experiment.panels:
         assert part.curves
         for curve in part.curves:
-            run = parse_experiment(command_line(curve))
+            run = parse_job(command_line(curve))
             selection(run.windows)
             make_model(run, task_split(run.histories))
 
@@ -100,7 +100,7 @@ def test_own_option_overrules_the_panels_and_the_command_line_both(folder):
 
 def test_same_run_has_the_same_folder_and_another_one_another(folder):
     def output(**options):
-        return parse_experiment(command_line(Curve("any", "tiny.yaml", options))).output
+        return parse_job(command_line(Curve("any", "tiny.yaml", options))).output
 
     assert output() == Path("runs/experiments/tiny")
     assert output(seed=1, max_steps=3) == output(max_steps=3, seed=1) != output(seed=1)

@@ -22,7 +22,7 @@ from algodistill import StreamedHistoryWindows, cli, publish
 from algodistill.hub import publishing
 from algodistill.outcomes import HubUnavailable, exit_code
 from algodistill.training import collect, job
-from algodistill.training.job import parse_experiment, repeatable, without_hub_settings
+from algodistill.training.job import parse_job, repeatable, without_hub_settings
 
 
 TOKEN = "hf_writer_token"
@@ -301,7 +301,7 @@ def test_hub_options_are_taken_out_of_the_command(
     write_preset(tmp_path)
     monkeypatch.chdir(tmp_path)
     argv = ["--config", "./tiny.yaml", *options]
-    assert repeatable(argv, parse_experiment(argv)) == ["--config", "tiny.yaml", *kept]
+    assert repeatable(argv, parse_job(argv)) == ["--config", "tiny.yaml", *kept]
 
 
 def test_token_of_a_preset_is_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,4 +79,6 @@ def test_demonstrator_of_the_readme_holds_the_pole_up(tmp_path: Path) -> None:
 def test_readme_shows_no_picture_or_file_that_is_not_there() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", README):
         if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+            file, _, heading = target.partition("#")
+            assert (ROOT / file).exists(), target
+            assert not heading or re.search(f"^#+ {heading}$", (ROOT / file).read_text(), re.MULTILINE | re.IGNORECASE)

@@ -17,6 +17,7 @@ from algodistill.histories import HistoryWindows
 from algodistill.outcomes import WrongInput
 from algodistill.training import collect, job, load_histories
 from algodistill.training.arguments import WindowArguments
+from algodistill.training.collecting import task_split
 from algodistill.training.recipes import RECIPES, expert_return, find_recipe, selection
 
 
@@ -316,3 +317,44 @@ def test_the_best_episodes_may_be_an_experts_instead_of_the_last(train, folder, 
     _, said = train(f"best-{quantile}", "--recipe", "ed", "--expert_quantile", str(quantile), "--max_steps", "1")
     assert any(f"20 histories, {5 * best:,} transitions kept" in line for line in said)
     assert best == 200 if quantile == 0 else 20 <= best < 200
+
+
+def test_the_first_training_tasks_alone_are_learnt_from(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    options = ["--config", "tiny.yaml", "--recipe", "return_conditioned", "--max_tasks", "2"]
+    experiment = job.parse_job(options)
+    split = task_split(experiment.histories)
+    histories = job.training_histories(experiment, "data/tiny", split)
+    assert set(histories["task"]) == {json.dumps(task) for task in split.train[:2]}
+    windows = job.make_windows(experiment, "data/tiny", split, 12)
+    assert len(windows.transitions) == len(histories) == 8
+    # What is found in histories is found in these alone.
+    model, tokeniser = job.make_model(experiment, split)
+    job.fit_to_histories(experiment, "data/tiny", split, model, tokeniser)
+    assert model.config.target_return == expert_return(histories, 0.25)
+    assert tokeniser.return_scale == max(max(returns) for returns in histories["episode_returns"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--max_tasks", "0"], "max_tasks=0 is out of range: expected 1 to 5"),
+        (["--max_tasks", "6"], "max_tasks=6 is out of range: expected 1 to 5"),
+        (["--max_tasks", "2", "--streaming", "--dataset", "data/tiny"], "leave out --streaming"),
+    ],
+)
+def test_a_wrong_number_of_tasks_is_refused(train, options, said):
+    with pytest.raises(WrongInput, match=said):
+        train("wrong", *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--recipe", "cot"], "recipe='cot'"), (["--test_streams", "3"], "streams=3 is not a multiple of the 2 tasks")],
+)
+def test_what_is_wrong_is_found_before_histories_are_collected(tmp_path, monkeypatch, options, said):
+    write_preset(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WrongInput, match=said):
+        job.run(["--config", "tiny.yaml", *options], lambda message: None)
+    assert not (tmp_path / "data").exists()

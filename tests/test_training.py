@@ -18,7 +18,7 @@ from algodistill.models import AlgorithmDistillationConfig, AlgorithmDistillatio
 from algodistill.training import collect, load_histories
 from algodistill.training.collecting import task_split
 from algodistill.training.interruption import SaveOnInterrupt
-from algodistill.training.job import make_model, parse_experiment
+from algodistill.training.job import make_model, parse_job
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def make_trainer(
     folder: Path, output: Path, *, config_changes: dict | None = None, **arguments: object
 ) -> AlgorithmDistillationTrainer:
     """A trainer as the main job makes it, on the tiny preset."""
-    experiment = parse_experiment(["--config", str(folder / "tiny.yaml")])
+    experiment = parse_job(["--config", str(folder / "tiny.yaml")])
     split = task_split(experiment.histories)
     torch.manual_seed(0)
     model, tokeniser = make_model(experiment, split)

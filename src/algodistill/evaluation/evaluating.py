@@ -76,7 +76,7 @@ def evaluate(
             with some episodes of one of them, as [`draw_prompts`] chooses them.
         prompt_quantile (`float`, *optional*, defaults to `0.5`): How well these episodes do, from 0 (random behaviour)
             to 1 (optimal).
-        prompt_steps (`int`, *optional*): About how many steps they have; by default half a context.
+        prompt_steps (`int`, *optional*): About how many steps they have, at most a context; by default half of one.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar on a terminal.
 
     Returns:
@@ -110,7 +110,8 @@ def evaluate(
             prompt_from,
             tasks,
             quantile=prompt_quantile,
-            steps=max(context_length // 2, 1) if prompt_steps is None else prompt_steps,
+            # What does not fit into a context would not be seen.
+            steps=max(context_length // 2, 1) if prompt_steps is None else min(prompt_steps, context_length),
             streams=check_streams(len(tasks), streams),
             levels=reference_returns(environment, kwargs, tasks),
             returns_to_go=config.return_conditioned,

@@ -83,7 +83,8 @@ def draw_settings(axes: Axes, panel: Mapping[str, Any], paper: Mapping[str, Any]
     draw_references(axes, panel["curves"][0]["results"][0]["references"])
     if min(places) > 0 and max(places) / min(places) >= 20:
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.set_xticks(places[: len(mean)], labels(panel))
+    axes.minorticks_off()
     axes.set_xlabel(panel["x_label"] or "")
     axes.set_ylabel("return in the last tenth of the episodes")
 

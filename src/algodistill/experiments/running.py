@@ -16,8 +16,7 @@ from ..evaluation import evaluate, load_checkpoint, result_files, standard_error
 from ..histories.writing import whole_file
 from ..training.arguments import HistoryArguments
 from ..training.collecting import collect, default_folder, load_histories, task_split
-from ..training.job import Experiment as Run
-from ..training.job import check_settings, parse_experiment
+from ..training.job import Job, check_settings, parse_job
 from ..training.job import run as train
 from ..training.preset import as_options
 from .describing import Curve, Experiment
@@ -56,7 +55,7 @@ def run_experiment(experiment: Experiment, folder: Path, say: Say = print) -> Pa
     curves = [(shown, curve) for shown, panel in zip(panels, experiment.panels, strict=True) for curve in panel.curves]
     # All of it is checked before the first run takes its time.
     for _, curve in curves:
-        check_settings(parse_experiment(command_line(curve)))
+        check_settings(parse_job(command_line(curve)))
     folder.mkdir(parents=True, exist_ok=True)
     file, figure = folder / f"{experiment.name}.json", folder / f"{experiment.name}.png"
     for number, (shown, curve) in enumerate(curves, start=1):
@@ -78,15 +77,15 @@ def run_experiment(experiment: Experiment, folder: Path, say: Say = print) -> Pa
 def run_curve(curve: Curve, say: Say = print) -> dict[str, Any]:
     """Run what a curve comes from, unless that has been done; return what it shows, as JSON."""
     argv = command_line(curve)
-    run = parse_experiment(argv)
-    folder = evaluation_folder(run, curve)
-    if not is_evaluated(run, run.output):
-        with timed(run.output):
+    job = parse_job(argv)
+    folder = evaluation_folder(job, curve)
+    if not is_evaluated(job, job.output):
+        with timed(job.output):
             train_as_told(curve, argv, say)
-    if not is_evaluated(run, folder):
+    if not is_evaluated(job, folder):
         with timed(folder):
-            evaluate_again(curve, run, folder, say)
-    files = [result_files(folder, split)[0] for split in task_split(run.histories).tests]
+            evaluate_again(curve, job, folder, say)
+    files = [result_files(folder, split)[0] for split in task_split(job.histories).tests]
     results = [json.loads(file.read_text()) for file in files]
     for result in results:
         per_task = np.array(result["episode_return"].pop("per_task"))
@@ -98,14 +97,14 @@ def run_curve(curve: Curve, say: Say = print) -> dict[str, Any]:
         "command": shlex.join(["accelerate", "launch", "-m", "algodistill.train", *argv]),
         "evaluation": curve.evaluation,
         # By folder: several curves may come from one run.
-        "seconds": {str(place): seconds_of(place) for place in dict.fromkeys([run.output, folder])},
+        "seconds": {str(place): seconds_of(place) for place in dict.fromkeys([job.output, folder])},
         "results": results,
     }
 
 
-def is_evaluated(run: Run, folder: Path) -> bool:
+def is_evaluated(job: Job, folder: Path) -> bool:
     """Whether there is a result of every kind of held-out tasks in a folder."""
-    return all(result_files(folder, split)[0].exists() for split in task_split(run.histories).tests)
+    return all(result_files(folder, split)[0].exists() for split in task_split(job.histories).tests)
 
 
 def train_as_told(curve: Curve, argv: list[str], say: Say) -> None:
@@ -115,14 +114,14 @@ def train_as_told(curve: Curve, argv: list[str], say: Say) -> None:
     train(argv, say)
 
 
-def evaluate_again(curve: Curve, run: Run, folder: Path, say: Say) -> None:
+def evaluate_again(curve: Curve, job: Job, folder: Path, say: Say) -> None:
     """Evaluate a run's checkpoint as a curve wants it, and write the results into a folder."""
-    histories = load_histories(histories_folder(curve), "test", run.histories.environment)
+    histories = load_histories(histories_folder(curve), "test", job.histories.environment)
     prompts = {"prompt_from": histories} if "prompt_quantile" in curve.evaluation else {}
-    own = run.evaluation
+    own = job.evaluation
     told = {"episodes": own.test_episodes, "streams": own.test_streams, "seed": own.test_seed, **curve.evaluation}
-    model, tokeniser = load_checkpoint(run.output, device_map="auto")
-    for split in task_split(run.histories).tests:
+    model, tokeniser = load_checkpoint(job.output, device_map="auto")
+    for split in task_split(job.histories).tests:
         result = evaluate(model, tokeniser, split=split, histories=histories, progress=True, **told, **prompts)
         write_result(result, folder)
         say(summary(result))
@@ -147,9 +146,9 @@ def histories_folder(curve: Curve) -> Path:
     return folder.with_name("-".join([folder.name, *_named(history_options(curve))]))
 
 
-def evaluation_folder(run: Run, curve: Curve) -> Path:
+def evaluation_folder(job: Job, curve: Curve) -> Path:
     """Where the evaluation is that a curve shows."""
-    return run.output.joinpath(*["evaluations", "-".join(_named(curve.evaluation))] if curve.evaluation else [])
+    return job.output.joinpath(*["evaluations", "-".join(_named(curve.evaluation))] if curve.evaluation else [])
 
 
 def _named(options: Mapping[str, Any]) -> list[str]:

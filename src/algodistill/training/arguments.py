@@ -1,4 +1,4 @@
-"""Everything an experiment can be told, as dataclasses: the keys of a preset and the options of the command line."""
+"""Everything a job can be told, as dataclasses: the keys of a preset and the options of the command line."""
 
 import json
 from collections.abc import Iterable, Mapping

@@ -98,7 +98,7 @@ def default_folder(preset: str | Path) -> Path:
 
 
 def task_split(arguments: HistoryArguments) -> TaskSplit:
-    """The train, validation and test tasks of an experiment.
+    """The train, validation and test tasks of a job.
 
     Raises:
         ValueError: If the environment's tasks are not known or too few.
@@ -125,7 +125,7 @@ def task_split(arguments: HistoryArguments) -> TaskSplit:
 
 
 def make_collection(arguments: HistoryArguments) -> Collection:
-    """What an experiment's histories depend on."""
+    """What a job's histories depend on."""
     split = task_split(arguments)
     return Collection(
         environment=arguments.environment,

@@ -69,7 +69,7 @@ Say = Callable[[str], None]
 
 
 @dataclasses.dataclass
-class Experiment:
+class Job:
     """Everything that a preset and the command line ask for."""
 
     preset: Path
@@ -112,7 +112,7 @@ def make_parser() -> OneLineParser:
     return parser
 
 
-def parse_experiment(argv: Sequence[str]) -> Experiment:
+def parse_job(argv: Sequence[str]) -> Job:
     """Read `--config PRESET` and the options that overrule it.
 
     Raises:
@@ -127,7 +127,7 @@ def parse_experiment(argv: Sequence[str]) -> Experiment:
         raise ValueError("No preset was given: say --config configs/dark_room.yaml, or the name of another preset.")
     preset = find_preset(known.config)
     defaults = {"output_dir": str(Path("runs") / preset.stem), "report_to": "none"}
-    return Experiment(preset, *parse_settings(ARGUMENTS, preset, options, defaults=defaults))
+    return Job(preset, *parse_settings(ARGUMENTS, preset, options, defaults=defaults))
 
 
 def run(argv: Sequence[str], say: Say = print) -> None:
@@ -139,83 +139,84 @@ def run(argv: Sequence[str], say: Say = print) -> None:
     """
     use_all_cores()
     with wrong_input():
-        experiment = parse_experiment(argv)
-        training = experiment.training
+        job = parse_job(argv)
+        training = job.training
         if training.process_index > 0:
             datasets.disable_progress_bars()
             say = _say_nothing
-        split = task_split(experiment.histories)
+        split = task_split(job.histories)
         if not all(split.tests.values()):
             raise ValueError("No task is held out to evaluate on: lower --train_tasks, or raise --test_tasks.")
-        if all(result_files(experiment.output, name)[0].exists() for name in split.tests):
-            say(
-                f"{experiment.output} holds a finished run. To start over, delete that folder or give another "
-                "--output_dir."
-            )
+        if all(result_files(job.output, name)[0].exists() for name in split.tests):
+            say(f"{job.output} holds a finished run. To start over, delete that folder or give another --output_dir.")
             if training.push_to_hub and training.process_index == 0:
-                push(lambda: publish_finished(experiment), experiment, say)
+                push(lambda: publish_finished(job), job, say)
             return
-        check_settings(experiment)
-        source = find_histories(experiment, say)
+        check_settings(job)
+        # What else can be found to be wrong before anything is collected or trained.
+        find_recipe(job.windows.recipe)
+        for tasks in split.tests.values():
+            check_streams(len(tasks), job.evaluation.test_streams)
+        source = find_histories(job, say)
         set_seed(training.seed)
-        prompted = prompt_settings(experiment, source, split)
-        model, tokeniser = make_model(experiment, split)
-        windows = make_windows(experiment, source, split, model.config.context_length)
-        fit_to_histories(experiment, source, model, tokeniser)
+        prompted = prompt_settings(job, source, split)
+        model, tokeniser = make_model(job, split)
+        windows = make_windows(job, source, split, model.config.context_length)
+        fit_to_histories(job, source, split, model, tokeniser)
         # Wrong values are found now rather than in the middle.
         tokeniser(windows.first() if isinstance(windows, StreamedHistoryWindows) else windows[0])
-        warn_of_short_context(first_histories(experiment, source, "train"), windows.length, say)
+        warn_of_short_context(first_histories(job, source, "train"), windows.length, say)
         say(f"Training: {sum(weights.numel() for weights in model.parameters()):,} parameters, {describe(windows)}")
-        trainer = make_trainer(experiment, model, tokeniser, windows, source, split)
+        trainer = make_trainer(job, model, tokeniser, windows, source, split)
     try:
-        train(experiment, trainer, argv, say)
+        train(job, trainer, argv, say)
     except WrongHistories as error:
         # Those of a stream are only seen as they arrive.
         raise WrongInput(str(error)) from error
 
     if trainer.is_world_process_zero():
-        histories = load(experiment, source, "test")
+        histories = load(job, source, "test")
         for name, tasks in split.tests.items():
             say(f"Evaluation on {len(tasks)} held-out tasks ({name}), weights frozen")
             result = evaluate(
                 trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False),
                 tokeniser,
                 split=name,
-                episodes=experiment.evaluation.test_episodes,
-                streams=experiment.evaluation.test_streams,
-                action_selection=experiment.evaluation.action_selection,
-                seed=experiment.evaluation.test_seed,
+                episodes=job.evaluation.test_episodes,
+                streams=job.evaluation.test_streams,
+                action_selection=job.evaluation.action_selection,
+                seed=job.evaluation.test_seed,
                 histories=histories,
                 progress=True,
                 **prompted,
             )
-            write_result(result, experiment.output)
+            write_result(result, job.output)
             say(summary(result))
-            say(f"See {result_files(experiment.output, name)[1]}.")
-        write_model_card(experiment.output)
-        say(f"See {experiment.output / CARD_FILE} for the card.")
+            say(f"See {result_files(job.output, name)[1]}.")
+        write_model_card(job.output)
+        say(f"See {job.output / CARD_FILE} for the card.")
     if training.push_to_hub:
-        push(trainer.push_to_hub, experiment, say)
+        push(trainer.push_to_hub, job, say)
 
 
-def push(publish_run: Callable[[], Publication | None], experiment: Experiment, say: Say) -> None:
+def push(publish_run: Callable[[], Publication | None], job: Job, say: Say) -> None:
     """Publish a run that is finished; whatever comes of that, the run itself is safe."""
-    name = experiment.training.hub_model_id or experiment.output.absolute().name
+    name = job.training.hub_model_id or job.output.absolute().name
     try:
         publication = publish_run()
     except ValueError as error:
-        command = shlex.join(["algodistill", "publish", str(experiment.output), name])
+        command = shlex.join(["algodistill", "publish", str(job.output), name])
         raise WrongInput(f"{error} The run is finished; to publish it: {command}") from error
     if publication is not None:
         say(f"Published at {publication.url}")
 
 
-def publish_finished(experiment: Experiment) -> Publication:
+def publish_finished(job: Job) -> Publication:
     """Publish a run that was finished before."""
-    training = experiment.training
+    training = job.training
     return publish(
-        experiment.output,
-        training.hub_model_id or experiment.output.absolute().name,
+        job.output,
+        training.hub_model_id or job.output.absolute().name,
         private=bool(training.hub_private_repo),
         revision=training.hub_revision,
         token=training.hub_token,
@@ -231,94 +232,90 @@ def use_all_cores() -> None:
     torch.set_num_threads(max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def check_settings(experiment: Experiment) -> None:
+def check_settings(job: Job) -> None:
     """Raise a `ValueError` if the run's folder holds a run with other settings."""
-    file = experiment.output / SETTINGS_FILE
+    file = job.output / SETTINGS_FILE
     if not file.exists():
         return
     found = json.loads(file.read_text()).get("settings", {})
     changed = [
         f"{name} was {found.get(part, {}).get(name)!r}, is {value!r}"
-        for part, values in experiment.settings().items()
+        for part, values in job.settings().items()
         for name, value in values.items()
         if found.get(part, {}).get(name) != value
     ]
     if changed:
         raise ValueError(
-            f"{experiment.output} holds a run with other settings: {'; '.join(changed)}. To start over, "
+            f"{job.output} holds a run with other settings: {'; '.join(changed)}. To start over, "
             "delete that folder or give another --output_dir."
         )
 
 
-def find_histories(experiment: Experiment, say: Say) -> Path | str:
+def find_histories(job: Job, say: Say) -> Path | str:
     """The dataset that was given, or the folder of the preset's histories, collected first where they are missing."""
-    histories = experiment.histories
+    histories = job.histories
     if histories.dataset is not None:
         return histories.dataset
     if histories.streaming:
         raise ValueError("--streaming reads a dataset that is there already: name it with --dataset.")
-    folder = default_folder(experiment.preset)
-    with experiment.training.main_process_first(desc="collecting histories"):
-        if experiment.training.process_index == 0:
+    folder = default_folder(job.preset)
+    with job.training.main_process_first(desc="collecting histories"):
+        if job.training.process_index == 0:
             say(f"Histories: {folder}")
-            collect_into(folder, make_collection(histories), *collect_command(experiment.preset, histories))
+            collect_into(folder, make_collection(histories), *collect_command(job.preset, histories))
     return folder
 
 
-def load(experiment: Experiment, source: Path | str, split: str) -> Any:
-    """A split of the experiment's histories, or `None`."""
-    histories = experiment.histories
+def load(job: Job, source: Path | str, split: str) -> Any:
+    """A split of the job's histories, or `None`."""
+    histories = job.histories
     return load_histories(source, split, histories.environment, streaming=histories.streaming)
 
 
-def first_histories(experiment: Experiment, source: Path | str, split: str) -> datasets.Dataset | None:
+def first_histories(job: Job, source: Path | str, split: str) -> datasets.Dataset | None:
     """Some histories of a split, on this machine."""
-    histories = load(experiment, source, split)
+    histories = load(job, source, split)
     if isinstance(histories, datasets.IterableDataset):
         return datasets.Dataset.from_list(list(histories.take(EVALUATION_HISTORIES)), features=histories.features)
     return histories and histories.select(range(min(len(histories), EVALUATION_HISTORIES)))
 
 
-def prompt_settings(experiment: Experiment, source: Path | str, split: TaskSplit) -> dict[str, Any]:
+def prompt_settings(job: Job, source: Path | str, split: TaskSplit) -> dict[str, Any]:
     """What the final evaluation is told of prompts.
 
     Raises:
         ValueError: If there is nothing that prompts could be taken from, or the quantile is out of its range.
     """
-    quantile = experiment.evaluation.prompt_quantile
-    quantile = find_recipe(experiment.windows.recipe).prompt_quantile if quantile is None else quantile
+    quantile = job.evaluation.prompt_quantile
+    quantile = find_recipe(job.windows.recipe).prompt_quantile if quantile is None else quantile
     if quantile is None:
         return {}
-    histories = load(experiment, source, "test")
+    histories = load(job, source, "test")
     if not isinstance(histories, datasets.Dataset):
         raise ValueError(
             "Prompts are taken from histories of the test tasks, which must be here: "
-            + ("leave out --streaming." if experiment.histories.streaming else f"{source} has no split 'test'.")
+            + ("leave out --streaming." if job.histories.streaming else f"{source} has no split 'test'.")
         )
     for tasks in split.tests.values():
         # What is wrong with them is found now rather than when the training is done.
-        streams = check_streams(len(tasks), experiment.evaluation.test_streams)
+        streams = check_streams(len(tasks), job.evaluation.test_streams)
         draw_prompts(histories, tasks, quantile=quantile, steps=1, streams=streams)
     return {"prompt_from": histories, "prompt_quantile": quantile}
 
 
 def make_windows(
-    experiment: Experiment, source: Path | str, split: TaskSplit, length: int
+    job: Job, source: Path | str, split: TaskSplit, length: int
 ) -> HistoryWindows | StreamedHistoryWindows:
     """The windows to train on.
 
     Raises:
         ValueError: If there are no histories to train on, or they are of another environment or of the test tasks.
     """
-    training, environment = experiment.training, experiment.histories.environment
-    histories = load(experiment, source, "train")
-    if histories is None:
-        raise ValueError(f"{source} has no split 'train'.")
-    selected = selection(experiment.windows)
+    training, environment = job.training, job.histories.environment
+    histories = training_histories(job, source, split)
+    selected = selection(job.windows)
     seed = training.seed if training.data_seed is None else training.data_seed
-    if experiment.windows.max_tasks is not None:
-        histories = of_first_tasks(histories, split.train, experiment.windows.max_tasks)
-    if not experiment.histories.streaming:
+    if not job.histories.streaming:
         check_histories(histories.unique("environment"), histories.unique("task"), environment, split.test)
         return HistoryWindows(histories, length, seed=seed, **selected)
     if training.max_steps <= 0:
@@ -335,13 +332,22 @@ def make_windows(
     )
 
 
-def of_first_tasks(histories: Any, tasks: Sequence[Task], most: int) -> datasets.Dataset:
-    """The histories of the first so many tasks."""
+def training_histories(job: Job, source: Path | str, split: TaskSplit) -> Any:
+    """The histories to train on, as a dataset or a stream: of all training tasks, or of the first so many.
+
+    Raises:
+        ValueError: If there are none, or `max_tasks` is out of its range.
+    """
+    histories, most = load(job, source, "train"), job.windows.max_tasks
+    if histories is None:
+        raise ValueError(f"{source} has no split 'train'.")
+    if most is None:
+        return histories
     if not isinstance(histories, datasets.Dataset):
         raise ValueError("max_tasks chooses among histories that are here: leave out --streaming.")
-    if not 1 <= most <= len(tasks):
-        raise ValueError(f"max_tasks={most} is out of range: expected 1 to {len(tasks)}, the tasks to train on.")
-    kept = np.isin(np.array(histories["task"]), [task_json(task) for task in tasks[:most]])
+    if not 1 <= most <= len(split.train):
+        raise ValueError(f"max_tasks={most} is out of range: expected 1 to {len(split.train)}, the tasks to train on.")
+    kept = np.isin(np.array(histories["task"]), [task_json(task) for task in split.train[:most]])
     return histories.select(np.flatnonzero(kept))
 
 
@@ -352,9 +358,9 @@ def describe(windows: HistoryWindows | StreamedHistoryWindows) -> str:
     return f"{len(windows.transitions):,} histories, {int(windows.transitions.sum()):,} transitions kept"
 
 
-def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDistillationModel, HistoryTokeniser]:
-    """Build the model and its tokeniser for the experiment's environment, or load those to start from."""
-    histories, arguments, recipe = experiment.histories, experiment.model, find_recipe(experiment.windows.recipe)
+def make_model(job: Job, split: TaskSplit) -> tuple[AlgorithmDistillationModel, HistoryTokeniser]:
+    """Build the model and its tokeniser for the job's environment, or load those to start from."""
+    histories, arguments, recipe = job.histories, job.model, find_recipe(job.windows.recipe)
     # With the test tasks, so that they are not found to be wrong when the training is done.
     tasks = [*split.train[:1], *split.test]
     envs = make_environments(histories.environment, tasks, **histories.environment_kwargs)
@@ -367,7 +373,7 @@ def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDisti
             conditioned = "is" if model.config.return_conditioned else "is not"
             raise ValueError(
                 f"{arguments.model_name_or_path} {conditioned} conditioned on returns, unlike the recipe "
-                f"{experiment.windows.recipe!r}."
+                f"{job.windows.recipe!r}."
             )
         model.config.environment, model.config.environment_kwargs = histories.environment, histories.environment_kwargs
         model.config.test_tasks = named_tests(split)
@@ -401,24 +407,28 @@ def make_model(experiment: Experiment, split: TaskSplit) -> tuple[AlgorithmDisti
 
 
 def fit_to_histories(
-    experiment: Experiment, source: Path | str, model: AlgorithmDistillationModel, tokeniser: HistoryTokeniser
+    job: Job,
+    source: Path | str,
+    split: TaskSplit,
+    model: AlgorithmDistillationModel,
+    tokeniser: HistoryTokeniser,
 ) -> None:
     """Fit the tokeniser to what there is to train on, and find the return to ask for, unless they came with a
     checkpoint that the training starts from.
 
     All processes read the same histories, and so does a run that is continued.
     """
-    to_fit = experiment.model.model_name_or_path is None
+    to_fit = job.model.model_name_or_path is None
     to_ask = model.config.return_conditioned and model.config.target_return is None
     if not to_fit and not to_ask:
         return
-    histories = load(experiment, source, "train")
+    histories = training_histories(job, source, split)
     if isinstance(histories, datasets.IterableDataset):
-        histories = first_histories(experiment, source, "train")
+        histories = first_histories(job, source, "train")
     if to_fit:
         tokeniser.fit(histories.with_format("numpy"))
     if to_ask:
-        model.config.target_return = expert_return(histories, experiment.windows.expert_share)
+        model.config.target_return = expert_return(histories, job.windows.expert_share)
 
 
 def warn_of_short_context(histories: datasets.Dataset | None, context_length: int, say: Say) -> None:
@@ -439,7 +449,7 @@ def named_tests(split: TaskSplit) -> list[Task] | dict[str, list[Task]]:
 
 
 def make_trainer(
-    experiment: Experiment,
+    job: Job,
     model: AlgorithmDistillationModel,
     tokeniser: HistoryTokeniser,
     windows: HistoryWindows | StreamedHistoryWindows,
@@ -448,9 +458,9 @@ def make_trainer(
 ) -> AlgorithmDistillationTrainer:
     """The trainer, with tasks and histories to evaluate on during training: of the validation tasks if there are any,
     else of training tasks."""
-    training, evaluation = experiment.training, None
+    training, evaluation = job.training, None
     if training.eval_strategy != "no":
-        histories = first_histories(experiment, source, "validation") or first_histories(experiment, source, "train")
+        histories = first_histories(job, source, "validation") or first_histories(job, source, "train")
         returns_to_go = model.config.return_conditioned
         evaluation = histories and HistoryWindows(histories, windows.length, returns_to_go=returns_to_go)
     return AlgorithmDistillationTrainer(
@@ -463,7 +473,7 @@ def make_trainer(
     )
 
 
-def train(experiment: Experiment, trainer: AlgorithmDistillationTrainer, argv: Sequence[str], say: Say) -> None:
+def train(job: Job, trainer: AlgorithmDistillationTrainer, argv: Sequence[str], say: Say) -> None:
     """Train, from the last checkpoint if there is one, and save the model into the run's folder.
 
     Raises:
@@ -471,11 +481,11 @@ def train(experiment: Experiment, trainer: AlgorithmDistillationTrainer, argv: S
     """
     interruption = SaveOnInterrupt()
     trainer.add_callback(interruption)
-    checkpoint = get_last_checkpoint(experiment.output) if experiment.output.is_dir() else None
+    checkpoint = get_last_checkpoint(job.output) if job.output.is_dir() else None
     if checkpoint:
         say(f"Continuing from {checkpoint}")
     if trainer.is_world_process_zero():
-        write_settings(experiment, argv)
+        write_settings(job, argv)
     trainer.train(resume_from_checkpoint=checkpoint)
     if interruption.interrupted:
         raise Interrupted(f"Stopped after step {trainer.state.global_step}, which is saved.")
@@ -484,18 +494,18 @@ def train(experiment: Experiment, trainer: AlgorithmDistillationTrainer, argv: S
     trainer.save_state()
 
 
-def write_settings(experiment: Experiment, argv: Sequence[str]) -> None:
+def write_settings(job: Job, argv: Sequence[str]) -> None:
     """Write down what the run was told and what it is made with: for its card, and for whoever continues it."""
-    shipped = is_shipped(experiment.preset)
+    shipped = is_shipped(job.preset)
     made = {
-        "preset": experiment.preset.stem,
+        "preset": job.preset.stem,
         # The content of a preset that does not come with the package.
-        "preset_text": None if shipped else without_hub_settings(experiment.preset),
-        "command": shlex.join(["accelerate", "launch", "-m", "algodistill.train", *repeatable(argv, experiment)]),
+        "preset_text": None if shipped else without_hub_settings(job.preset),
+        "command": shlex.join(["accelerate", "launch", "-m", "algodistill.train", *repeatable(argv, job)]),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
-        "settings": experiment.settings(),
+        "settings": job.settings(),
     }
-    with whole_file(experiment.output / SETTINGS_FILE) as partial:
+    with whole_file(job.output / SETTINGS_FILE) as partial:
         partial.write_text(json.dumps(made, indent=1) + "\n")
 
 
@@ -506,16 +516,16 @@ def without_hub_settings(preset: Path) -> str:
     return preset.read_text() if kept == settings else yaml.safe_dump(kept, sort_keys=False)
 
 
-def repeatable(argv: Sequence[str], experiment: Experiment) -> list[str]:
+def repeatable(argv: Sequence[str], job: Job) -> list[str]:
     """The command line as somebody else would give it: without what is published where and with which token, and
     without places on this machine."""
-    shipped = is_shipped(experiment.preset)
-    kept, keeping = ["--config", experiment.preset.stem if shipped else experiment.preset.name], True
+    shipped = is_shipped(job.preset)
+    kept, keeping = ["--config", job.preset.stem if shipped else job.preset.name], True
     for argument in argv:
         if argument.startswith("--"):
             name, _, _ = argument[2:].replace("-", "_").partition("=")
             keeping = not name.startswith(HUB_SETTINGS) and name not in ("config", "output_dir")
-            keeping = keeping and not (name in LOCAL_SETTINGS and Path(str(experiment.named(name))).exists())
+            keeping = keeping and not (name in LOCAL_SETTINGS and Path(str(job.named(name))).exists())
         if keeping:
             kept.append(argument)
     return kept

@@ -1,4 +1,4 @@
-"""Presets: YAML files that hold all that an experiment needs, and their meeting with the command line."""
+"""Presets: YAML files that hold all that a job needs, and their meeting with the command line."""
 
 import argparse
 import json
