@@ -27,7 +27,7 @@ def plot_experiment(record: Mapping[str, Any], path: Path) -> None:
         path (`Path`): Where the picture goes.
     """
     panels = [panel for panel in record["panels"] if panel["curves"]]
-    columns = min(len(panels), 2 if len(panels) <= 4 else 3)
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4 * columns, 4.8 * rows), dpi=120, layout="constrained")
@@ -94,20 +94,23 @@ def draw_bars(axes: Axes, panel: Mapping[str, Any], paper: Mapping[str, Any]) ->
     splits = [result["split"] for result in panel["curves"][0]["results"]]
     # The same scale for all, whatever their own source is.
     scales = [random_and_source(result["references"]) for result in panel["curves"][0]["results"]]
+    low, high = np.array(scales).T
+    places = np.arange(len(splits))
     bars = {}
     for curve in panel["curves"]:
-        returns = (result["episode_return"]["mean"][0] for result in curve["results"])
-        bars[curve["label"]] = [
-            (value - low) / (high - low) for value, (low, high) in zip(returns, scales, strict=True)
-        ]
-    bars |= {f"{label}, {PAPER}": [of_one[split] for split in splits] for label, of_one in paper.items()}
-    width = 0.8 / len(bars)
-    for place, (label, values) in enumerate(bars.items()):
-        places = np.arange(len(splits)) + (place - (len(bars) - 1) / 2) * width
-        axes.bar(places, values, 0.9 * width, label=label, color=COLOURS[place])
+        returns = [result["episode_return"] for result in curve["results"]]
+        mean, error = (np.array([of_one[name][0] or 0 for of_one in returns]) for name in ("mean", "standard_error"))
+        bars[curve["label"]] = (mean - low) / (high - low), error / (high - low)
+    colours = dict(zip(dict.fromkeys([*bars, *paper]), COLOURS, strict=False))
+    width = 0.8 / (len(bars) + len(paper))
+    for place, (label, (heights, errors)) in enumerate(bars.items()):
+        axes.bar(places + place * width, heights, 0.9 * width, yerr=errors, label=label, color=colours[label])
+    for place, (label, of_one) in enumerate(paper.items(), start=len(bars)):
+        heights, name = [of_one[split] for split in splits], f"{label}, {PAPER}"
+        axes.bar(places + place * width, heights, 0.9 * width, label=name, color=colours[label], alpha=0.35)
     axes.axhline(1, color=REFERENCE, linestyle="--", linewidth=1)
     axes.axhline(0, color=REFERENCE, linestyle=":", linewidth=1)
-    axes.set_xticks(np.arange(len(splits)), splits)
+    axes.set_xticks(places + 0.4 - width / 2, splits)
     axes.set_ylabel("return, random 0, source algorithm 1")
 
 
