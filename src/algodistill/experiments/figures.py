@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 
 from ..evaluation.curves import REFERENCE, SOURCE, STYLE, draw_curve, draw_references
 from .describing import paper_figures
@@ -33,7 +33,7 @@ def plot_experiment(record: Mapping[str, Any], path: Path) -> None:
         figure = Figure(figsize=(6.4 * columns, 4.8 * rows), dpi=120, layout="constrained")
         every_axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, panel in zip(every_axes, panels, strict=False):
-            DRAWN[panel["kind"]](axes, panel, paper_figures()[panel["paper"]] if panel["paper"] else {})
+            DRAWN[panel["kind"]](axes, panel, of_the_paper(panel))
             axes.set_title(panel["title"], fontsize=10)
             axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
         for axes in every_axes[len(panels) :]:
@@ -44,8 +44,7 @@ def plot_experiment(record: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_episodes(axes: Axes, panel: Mapping[str, Any], paper: Mapping[str, Any]) -> None:
-    """Mean return by in-context episode; on a logarithmic axis beside the paper's curves of the same labels."""
-    paper = {label: points for label, points in paper.items() if label in [*labels(panel), "source"]}
+    """Mean return by in-context episode; on a logarithmic axis beside the paper's."""
     colours = dict(zip([*labels(panel), "source"], COLOURS, strict=False))
     for curve in panel["curves"]:
         result = curve["results"][0]
@@ -63,7 +62,7 @@ def draw_episodes(axes: Axes, panel: Mapping[str, Any], paper: Mapping[str, Any]
         axes.plot(episodes, returns, color=colours[label], label=f"{label}, {PAPER}", **DASHED)
         axes.set(xscale="log", xlim=(1, max(axes.get_xlim()[1], episodes[-1])))
     if paper:
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_major_formatter("{x:g}")
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("episode (weights frozen, context never reset)")
@@ -115,6 +114,13 @@ def draw_bars(axes: Axes, panel: Mapping[str, Any], paper: Mapping[str, Any]) ->
 
 
 DRAWN = {"episodes": draw_episodes, "settings": draw_settings, "bars": draw_bars}
+
+
+def of_the_paper(panel: Mapping[str, Any]) -> dict[str, Any]:
+    """What the paper's figure shows under the same labels; of the settings that it tries, all."""
+    shown = paper_figures()[panel["paper"]] if panel["paper"] else {}
+    known = shown if panel["kind"] == "settings" else [*labels(panel), "source"]
+    return {label: values for label, values in shown.items() if label in known}
 
 
 def labels(panel: Mapping[str, Any]) -> list[str]:
