@@ -111,6 +111,20 @@ def test_same_run_has_the_same_folder_and_another_one_another(folder):
 def test_histories_are_shared_unless_they_depend_on_an_option(folder):
     assert histories_folder(Curve("A", "tiny.yaml", {"recipe": "ed"})) == Path("data/tiny")
     assert histories_folder(Curve("A", "tiny.yaml", {"episodes": 12})) == Path("data/tiny-episodes=12")
+    assert "--dataset" not in command_line(Curve("A", "tiny.yaml", {"recipe": "ed"}))
+    assert command_line(Curve("A", "tiny.yaml", {"episodes": 12}))[-2:] == ["--dataset", "data/tiny-episodes=12"]
+
+
+def test_histories_that_are_given_are_taken(folder):
+    curve = Curve("A", "tiny.yaml", {"dataset": "data/mine", "train_tasks": 4})
+    assert histories_folder(curve) == Path("data/mine")
+    assert [part for part in command_line(curve) if part.startswith("--dataset")] == ["--dataset=data/mine"]
+
+
+def test_commands_name_no_place_on_this_machine():
+    for name in experiment_names():
+        for part in read_experiment(find_experiment(name)).panels:
+            assert not any("/" in str(argument) for curve in part.curves for argument in command_line(curve)[:2])
 
 
 def test_paper_figures_end_where_the_paper_says():

@@ -150,7 +150,8 @@ def _read_panel(content: Any, where: str, overrules: Mapping[str, Any]) -> Panel
         if kind == "settings":
             _number(label, here)
         options = {**merged["options"], **overrules}
-        curves.append(Curve(str(label), str(find_preset(str(preset))), options, merged["evaluation"]))
+        find_preset(str(preset))
+        curves.append(Curve(str(label), str(preset), options, merged["evaluation"]))
     return Panel(str(content["title"]), curves, kind, paper, content.get("x_label"))
 
 

@@ -109,7 +109,8 @@ def is_evaluated(job: Job, folder: Path) -> bool:
 
 def train_as_told(curve: Curve, argv: list[str], say: Say) -> None:
     """Collect and train, as far as that has not been done."""
-    if own := history_options(curve):
+    own = history_options(curve)
+    if own and "dataset" not in curve.options:
         collect(curve.preset, histories_folder(curve), options=as_options(own))
     train(argv, say)
 
@@ -131,7 +132,8 @@ def command_line(curve: Curve) -> list[str]:
     """What the main job is told to make a curve's run."""
     path = RUNS / "-".join([Path(curve.preset).stem, *_named(curve.options)])
     argv = ["--config", curve.preset, *as_options(curve.options), "--output_dir", str(path)]
-    return [*argv, "--dataset", str(histories_folder(curve))] if history_options(curve) else argv
+    collected = history_options(curve) and "dataset" not in curve.options
+    return [*argv, "--dataset", str(histories_folder(curve))] if collected else argv
 
 
 def history_options(curve: Curve) -> dict[str, Any]:
@@ -141,7 +143,9 @@ def history_options(curve: Curve) -> dict[str, Any]:
 
 
 def histories_folder(curve: Curve) -> Path:
-    """Where a curve's histories are: those of its preset, unless they depend on its options."""
+    """Where a curve's histories are: with those of its preset, unless its options say otherwise."""
+    if (dataset := curve.options.get("dataset")) is not None:
+        return Path(dataset)
     folder = default_folder(curve.preset)
     return folder.with_name("-".join([folder.name, *_named(history_options(curve))]))
 
