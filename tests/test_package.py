@@ -32,6 +32,8 @@ def test_wheel_holds_code_presets_and_cards_and_nothing_else(installed: Path) ->
     (wheel,) = installed.parent.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "algodistill/configs/dark_room.yaml" in names
+    assert "algodistill/configs/experiments/prompting.yaml" in names
+    assert "algodistill/experiments/paper_curves.json" in names
     assert "algodistill/hub_cards/model_card.md" in names and "algodistill/hub_cards/dataset_card.md" in names
     assert not [name for name in names if name.split("/")[0] not in ("algodistill", "algodistill-0.1.0.dist-info")]
 
