@@ -340,6 +340,7 @@ def test_the_first_training_tasks_alone_are_learnt_from(folder, monkeypatch):
     [
         (["--max_tasks", "0"], "max_tasks=0 is out of range: expected 1 to 5"),
         (["--max_tasks", "6"], "max_tasks=6 is out of range: expected 1 to 5"),
+        (["--max_tasks", "1", "--per_device_train_batch_size", "1000"], "a batch has 1000"),
         (["--max_tasks", "2", "--streaming", "--dataset", "data/tiny"], "leave out --streaming"),
     ],
 )

@@ -162,6 +162,12 @@ def run(argv: Sequence[str], say: Say = print) -> None:
         prompted = prompt_settings(job, source, split)
         model, tokeniser = make_model(job, split)
         windows = make_windows(job, source, split, model.config.context_length)
+        batch = training.train_batch_size * training.world_size
+        if isinstance(windows, HistoryWindows) and training.dataloader_drop_last and len(windows) < batch:
+            raise ValueError(
+                f"There are only {len(windows)} windows to train on, and a batch has {batch}: give more histories, or "
+                "lower --per_device_train_batch_size."
+            )
         fit_to_histories(job, source, split, model, tokeniser)
         # Wrong values are found now rather than in the middle.
         tokeniser(windows.first() if isinstance(windows, StreamedHistoryWindows) else windows[0])
