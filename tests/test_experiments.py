@@ -251,6 +251,7 @@ def test_command_runs_an_experiment_with_options_of_its_own(folder, capsys):
         (["mine.yaml", "--max_stepz", "3"], "max_stepz"),
         (["mine.yaml", "--seed"], "'--seed' is no option with a value"),
         (["mine.yaml", "seed=3"], "'seed' is no option"),
+        (["mine.yaml", "--decoder", "{hidden_size: 16"], "--decoder '{hidden_size: 16' cannot be read"),
     ],
 )
 def test_wrong_command_is_told_in_one_line(folder, capsys, arguments, said):
@@ -286,6 +287,13 @@ def test_returns_by_episode_begin_with_the_first_beside_the_papers():
     assert lines["AD, Laskin et al. 2022"].get_color() == lines["AD"].get_color()
     assert lines["source algorithm"].get_xydata().tolist() == [[1, 0.5], [2, 1.0]]
     assert {"optimal", "random"} <= set(lines) and axes.get_xlim() == (1, 100)
+
+
+def test_any_number_of_curves_can_be_drawn():
+    axes = Figure().subplots()
+    curves = [{"label": str(number), "results": [result([0.1, 0.2])]} for number in range(20)]
+    draw_episodes(axes, {"curves": curves}, {})
+    assert {str(number) for number in range(20)} <= {line.get_label() for line in axes.lines}
 
 
 def test_returns_at_the_end_are_drawn_where_the_labels_say():

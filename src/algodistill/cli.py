@@ -247,14 +247,18 @@ def read_options(options: Sequence[str]) -> dict[str, Any]:
     """Options such as `--seed 1` or `--seed=1`, by name.
 
     Raises:
-        ValueError: If one has no name or no value.
+        ValueError: If one has no name or no value, or its value cannot be read.
     """
     pairs, rest = {}, list(options)
     while rest:
         name, separator, value = rest.pop(0).partition("=")
         if not name.startswith("--") or not (separator or rest):
             raise ValueError(f"{name!r} is no option with a value: expected such as --seed 1.")
-        pairs[name.removeprefix("--")] = yaml.safe_load(value if separator else rest.pop(0))
+        text = value if separator else rest.pop(0)
+        try:
+            pairs[name.removeprefix("--")] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{name} {text!r} cannot be read: {' '.join(str(error).split())}") from error
     return pairs
 
 

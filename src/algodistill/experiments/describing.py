@@ -148,16 +148,16 @@ def _read_panel(content: Any, where: str, overrules: Mapping[str, Any]) -> Panel
             merged[name] = {**parts[0], **parts[1]}
         _check_keys(merged["evaluation"], set(), EVALUATION_SETTINGS, f"{here}, evaluation")
         if kind == "settings":
-            _number(label, here)
+            _check_number(label, here)
         options = {**merged["options"], **overrules}
         find_preset(str(preset))
         curves.append(Curve(str(label), str(preset), options, merged["evaluation"]))
     return Panel(str(content["title"]), curves, kind, paper, content.get("x_label"))
 
 
-def _number(label: Any, where: str) -> float:
+def _check_number(label: Any, where: str) -> None:
     try:
-        return float(label)
+        float(label)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: in a panel of the kind 'settings', labels are numbers.") from error
 

@@ -1,5 +1,6 @@
 """The figures of experiments."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def plot_experiment(record: Mapping[str, Any], path: Path) -> None:
 
 def draw_episodes(axes: Axes, panel: Mapping[str, Any], paper: Mapping[str, Any]) -> None:
     """Mean return by in-context episode; on a logarithmic axis beside the paper's."""
-    colours = dict(zip([*labels(panel), "source"], COLOURS, strict=False))
+    colours = dict(zip([*labels(panel), "source"], itertools.cycle(COLOURS), strict=False))
     for curve in panel["curves"]:
         result = curve["results"][0]
         mean, error = (np.array(result["episode_return"][name], dtype=float) for name in ("mean", "standard_error"))
@@ -100,7 +101,7 @@ def draw_bars(axes: Axes, panel: Mapping[str, Any], paper: Mapping[str, Any]) ->
         returns = [result["episode_return"] for result in curve["results"]]
         mean, error = (np.array([of_one[name][0] or 0 for of_one in returns]) for name in ("mean", "standard_error"))
         bars[curve["label"]] = (mean - low) / (high - low), error / (high - low)
-    colours = dict(zip(dict.fromkeys([*bars, *paper]), COLOURS, strict=False))
+    colours = dict(zip(dict.fromkeys([*bars, *paper]), itertools.cycle(COLOURS), strict=False))
     width = 0.8 / (len(bars) + len(paper))
     for place, (label, (heights, errors)) in enumerate(bars.items()):
         axes.bar(places + place * width, heights, 0.9 * width, yerr=errors, label=label, color=colours[label])
