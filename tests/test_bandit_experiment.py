@@ -12,8 +12,8 @@ from commands import train, write_preset
 from algodistill import cli
 from algodistill.environments import AdversarialBanditTasks, TaskSplit
 from algodistill.evaluation import evaluate, held_out_tasks, load_checkpoint, plot_learning_curve, summary
-from algodistill.evaluation.evaluating import references, source_return
-from algodistill.training.job import named_tests
+from algodistill.evaluation.references import references, source_return
+from algodistill.training.building import named_tests
 
 
 KINDS = ("odd", "even", "uniform")

@@ -352,11 +352,10 @@ def test_target_return_from_the_command_line(folder: Path) -> None:
 
 
 def save_tiny_model(path: Path, *options: str) -> None:
-    from algodistill.training.collecting import task_split
-    from algodistill.training.job import make_model, parse_job
+    from algodistill.training.building import make_model
+    from algodistill.training.job import parse_job
 
-    experiment = parse_job(["--config", "tiny.yaml", *options])
-    for part in make_model(experiment, task_split(experiment.histories)):
+    for part in make_model(parse_job(["--config", "tiny.yaml", *options])):
         part.save_pretrained(path)
 
 

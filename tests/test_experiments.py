@@ -1,6 +1,10 @@
 """Experiments: their descriptions, their runs, and the figures that are made of them."""
 
 import json
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +17,12 @@ from algodistill import cli, evaluate
 from algodistill.experiments import find_experiment, read_experiment, run_experiment, running
 from algodistill.experiments.describing import Curve, experiment_names, paper_figures
 from algodistill.experiments.figures import draw_bars, draw_episodes, draw_settings
-from algodistill.experiments.running import command_line, histories_folder
+from algodistill.experiments.runs import command_line, histories_folder
+from algodistill.files import alone
 from algodistill.outcomes import Interrupted
-from algodistill.training import load_histories
-from algodistill.training.collecting import task_split
-from algodistill.training.job import make_model, parse_job
+from algodistill.training import collect, load_histories
+from algodistill.training.building import make_model
+from algodistill.training.job import parse_job
 from algodistill.training.recipes import selection
 
 
@@ -50,7 +55,7 @@ def test_shipped_experiment_can_be_run_as_described(name, tmp_path, monkeypatch)
         for curve in part.curves:
             run = parse_job(command_line(curve))
             selection(run.windows)
-            make_model(run, task_split(run.histories))
+            make_model(run)
 
 
 @pytest.mark.parametrize("name", experiment_names())
@@ -233,12 +238,92 @@ def test_wrong_option_is_found_before_the_first_run(folder, monkeypatch):
         run_experiment(read_experiment(path), folder / "out")
 
 
+@pytest.mark.parametrize(
+    ("curve", "content", "said"),
+    [
+        ({"evaluation": {"prompt_quantile": 5}}, {}, "curve 'B': prompt_quantile=5 is out of range"),
+        ({"evaluation": {"prompt_steps": 5}}, {}, "also give prompt_quantile"),
+        ({"evaluation": {"target_return": 2}}, {}, "recipe 'ad' asks for no target_return"),
+        ({"preset": "frozen_lake"}, {"kind": "bars", "evaluation": {"episodes": 1}}, "bars show one episode"),
+        ({"evaluation": {"episodes": 2}}, {"kind": "bars", "options": {"test_episodes": 1}}, "bars show one episode"),
+        ({"preset": "adversarial_bandit"}, {}, r"there are \['odd', 'even', 'uniform'\]"),
+        (
+            {"options": {"dataset": "data/tiny", "episodes": 12}},
+            {"options": {"dataset": "data/tiny"}},
+            "curve 'A' and Panel, curve 'B' are of histories that are collected in different ways",
+        ),
+    ],
+)
+def test_what_cannot_be_shown_as_described_is_found_before_the_first_run(folder, monkeypatch, curve, content, said):
+    path = write_experiment(folder, panel({"A": {}, "B": curve}, **content))
+    monkeypatch.setattr(running, "train", lambda argv, say: pytest.fail("A run was begun."))
+    with pytest.raises(ValueError, match=said):
+        run_experiment(read_experiment(path), folder / "out")
+    assert not Path("runs").exists() and not Path("data").exists()
+
+
+def test_checkpoint_is_evaluated_again_as_its_run_was_but_for_what_the_curve_says(folder):
+    options = {"recipe": "gato", "action_selection": "greedy"}
+    curves = {"own": {}, "again": {"evaluation": {"episodes": 3}}, "worse": {"evaluation": {"prompt_quantile": 0}}}
+    run_experiment(read_experiment(write_experiment(folder, panel(curves, options=options))), folder / "out")
+    record = json.loads((folder / "out/mine.json").read_text())
+    own, again, worse = (curve["results"][0] for curve in record["panels"][0]["curves"])
+    assert own["episodes"] == 3
+    for name in ("episode_return", "last", "prompt", "action_selection", "streams", "seed"):
+        assert again[name] == own[name], name
+    assert (own["prompt"]["quantile"], worse["prompt"]["quantile"], own["action_selection"]) == (1, 0, "greedy")
+
+
+def test_prompts_are_taken_from_the_dataset_that_a_preset_names(folder):
+    elsewhere = collect("tiny.yaml", folder / "elsewhere", options=["--episodes", "4"], progress=False)
+    write_preset(folder, max_steps=2, dataset=str(elsewhere))
+    path = write_experiment(folder, panel({"prompted": {"evaluation": {"prompt_quantile": 1, "prompt_steps": 5}}}))
+    run_experiment(read_experiment(path), folder / "out")
+    (curve,) = json.loads((folder / "out/mine.json").read_text())["panels"][0]["curves"]
+    best: dict[str, list[float]] = {}
+    histories = load_histories(elsewhere, "test")
+    for task, returns in zip(histories["task"], histories["episode_returns"], strict=True):
+        best.setdefault(task, []).append(max(returns))
+    assert curve["results"][0]["prompt"]["episode_return"] == np.mean([own[:2] for own in best.values()])
+    assert not Path("data").exists()
+
+
+def test_finished_runs_do_without_their_histories(folder):
+    path = write_experiment(folder, panel({"AD": {"options": {"episodes": 8}}}))
+    run_experiment(read_experiment(path), folder / "out")
+    before = (folder / "out/mine.json").read_text()
+    shutil.rmtree("data")
+    run_experiment(read_experiment(path), folder / "out")
+    assert (folder / "out/mine.json").read_text() == before
+
+
+def test_another_process_is_waited_for(folder):
+    path, said, run_folder = write_experiment(folder, panel({"AD": {}})), [], Path("runs/experiments/tiny")
+    held = threading.Event()
+
+    def hold() -> None:
+        with alone(run_folder):
+            held.set()
+            while not any("waiting for it to end" in line for line in said):
+                time.sleep(0.01)
+            assert not (run_folder / "settings.json").exists()
+            said.append("ended")
+
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(hold)
+        held.wait()
+        run_experiment(read_experiment(path), folder / "out", said.append)
+        other.result()
+    assert (run_folder / "in_context_evaluation.json").exists()
+    assert said.index("ended") < next(i for i, line in enumerate(said) if line.startswith("Training"))
+
+
 # The command line
 
 
 def test_command_runs_an_experiment_with_options_of_its_own(folder, capsys):
     write_experiment(folder, panel({"AD": {}}))
-    assert cli.main(["experiment", "mine.yaml", "--max_steps", "3", "--seed=2", "--output_dir", "out"]) == 0
+    assert cli.main(["experiment", "mine.yaml", "--max-steps", "3", "--seed=2", "--output-dir", "out"]) == 0
     record = json.loads(Path("out/mine.json").read_text())
     assert "--max_steps=3 --seed=2" in record["panels"][0]["curves"][0]["command"]
     assert "See out/mine.png" in capsys.readouterr().out
@@ -251,6 +336,7 @@ def test_command_runs_an_experiment_with_options_of_its_own(folder, capsys):
         (["mine.yaml", "--max_stepz", "3"], "max_stepz"),
         (["mine.yaml", "--seed"], "'--seed' is no option with a value"),
         (["mine.yaml", "seed=3"], "'seed' is no option"),
+        (["mine.yaml", "--config", "other"], "--config cannot be given"),
         (["mine.yaml", "--decoder", "{hidden_size: 16"], "--decoder '{hidden_size: 16' cannot be read"),
     ],
 )
@@ -307,9 +393,11 @@ def test_returns_at_the_end_are_drawn_where_the_labels_say():
 
 
 def test_bars_of_all_curves_are_scaled_alike():
-    ad = [result([3.0], "odd", random=1.0, source={"mean": [5.0]}), result([2.0], "even", random=1.0, ucb1=3.0)]
-    ed = [result([1.0], "odd", random=1.0, source={"mean": [9.0]}), result([4.0], "even", random=1.0, ucb1=9.0)]
+    known = {"random": 1.0, "ucb1": 3.0, "thompson": 7.0}
+    ad = [result([3.0], "odd", random=1.0, source={"mean": [5.0]}), result([2.0], "even", **known)]
+    ed = [result([1.0], "odd", random=1.0, source={"mean": [9.0]}), result([4.0], "even", **known)]
     axes = Figure().subplots()
-    draw_bars(axes, {"curves": [{"label": "AD", "results": ad}, {"label": "ED", "results": ed}]}, {})
+    curves = [{"label": "AD", "results": ad, "source": "ucb1"}, {"label": "ED", "results": ed, "source": "thompson"}]
+    draw_bars(axes, {"curves": curves}, {})
     assert [bar.get_height() for bar in axes.patches] == [0.5, 0.5, 0.0, 1.5]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["odd", "even"]

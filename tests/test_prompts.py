@@ -12,9 +12,9 @@ from tiny import ACTION_SPACE, OBSERVATION_SPACE, NaiveContext, tiny_model, tiny
 from tqdm.auto import tqdm
 
 from algodistill.environments import DarkRoomEnv
-from algodistill.evaluation import draw_prompts, evaluate, rollout, summary, write_result
-from algodistill.evaluation.evaluating import reference_returns
+from algodistill.evaluation import draw_prompts, evaluate, make_prompts, rollout, summary, write_result
 from algodistill.evaluation.prompts import find_stretch
+from algodistill.evaluation.references import reference_returns
 from algodistill.histories import Collection
 from algodistill.histories.collection import Batch
 from algodistill.histories.learners import run_learners
@@ -120,9 +120,17 @@ def make_history(episodes, unfinished: int = 0, task: dict | None = None, seed: 
     return history
 
 
-def make_dataset(histories: list[dict], spaces=(OBSERVATION_SPACE, ACTION_SPACE)) -> Dataset:
+def make_dataset(
+    histories: list[dict], spaces=(OBSERVATION_SPACE, ACTION_SPACE), environment: str = "E-v0"
+) -> Dataset:
     descriptions = [
-        {"id": str(number), "task": task_json(history["task"]), "environment": "E-v0", "algorithm": "test", "seed": 0}
+        {
+            "id": str(number),
+            "task": task_json(history["task"]),
+            "environment": environment,
+            "algorithm": "test",
+            "seed": 0,
+        }
         for number, history in enumerate(histories)
     ]
     columns = [name for name in histories[0] if name != "task"]
@@ -163,6 +171,16 @@ def test_a_prompt_says_what_was_to_come_of_its_episodes_returns_if_asked():
     expected += [history["rewards"][step:11].sum() for step in range(9, 11)]
     assert prompt["returns_to_go"].tolist() == expected
     assert prompt["returns_to_go"][[0, 4]].tolist() == [3.0, 5.0]
+
+
+@pytest.mark.parametrize(("longest", "start"), [(9, 2), (6, 5), (5, 6), (1, 10)])
+def test_a_prompt_that_is_too_long_loses_its_first_steps(longest, start):
+    history = make_history([(2, 0.0), (3, 1.0), (4, 3.0), (2, 5.0)])
+    (prompt,), returns = draw([history], quantile=1, steps=9, longest=longest, returns_to_go=True)
+    assert_stretch(prompt, history, start, 11)
+    assert returns.tolist() == [3.0]
+    whole, _ = draw([history], quantile=1, steps=9, returns_to_go=True)
+    assert prompt["returns_to_go"].tolist() == whole[0]["returns_to_go"][-longest:].tolist()
 
 
 def test_what_a_history_breaks_off_is_no_episode_that_could_be_shown():
@@ -356,13 +374,25 @@ def test_prompts_are_half_a_context_unless_their_steps_are_given(histories):
     for arguments, steps in (
         ({}, 8),
         ({"context_length": 32}, 16),
-        ({"context_length": 1}, 4),  # whole episodes
+        ({"context_length": 3}, 2),  # of an episode of four steps what fits
         ({"prompt_steps": 5}, 4),
         ({"prompt_steps": 13}, 12),
-        ({"prompt_steps": 10_000}, 16),  # no more than a context
+        ({"prompt_steps": 10_000}, 15),  # no more than is seen in the first step
     ):
         found = evaluate(model, tokeniser, episodes=1, streams=2, prompt_from=histories, **arguments)
         assert found["prompt"]["steps"] == steps
+
+
+def test_all_of_a_prompt_is_seen_by_the_first_step(histories):
+    """A context that is full is halved to make room: of a prompt that filled it, half would be lost."""
+    tokeniser, model = room_model()
+    arguments = {"quantile": 1, "steps": 1000, "streams": 2, "context_length": 16}
+    prompts, _ = make_prompts(histories, DARK_ROOM, ROOM, TASKS, **arguments)
+    agent = model.agent(tokeniser, 2)
+    agent.reset(prompt=prompts)
+    agent.act(np.zeros((2, 2), dtype=np.int64))
+    assert [len(prompt["rewards"]) for prompt in prompts] == [15, 15]
+    assert [group.length for group in agent._groups] == [16]
 
 
 def test_prompts_are_as_good_as_asked_between_random_and_optimal_behaviour(histories):
@@ -411,6 +441,11 @@ def test_wrong_arguments_of_a_prompted_evaluation_are_refused(histories, argumen
 
 def test_prompts_of_another_environment_are_refused():
     tokeniser, model = room_model()
-    elsewhere = make_dataset([make_history([(4, 1.0)], task=task) for task in TASKS])
-    with pytest.raises(ValueError, match="outside"):
-        evaluate(model, tokeniser, episodes=1, streams=2, prompt_from=elsewhere)
+    own = [make_history([(4, 1.0)], task=task) for task in TASKS]
+    for environment, named in (
+        ("algodistill/DarkRoomHard-v0", "expected only algodistill/DarkRoom-v0"),
+        (DARK_ROOM, "outside"),
+    ):
+        elsewhere = make_dataset(own, environment=environment)
+        with pytest.raises(ValueError, match=named):
+            evaluate(model, tokeniser, episodes=1, streams=2, prompt_from=elsewhere)

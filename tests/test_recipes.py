@@ -9,15 +9,17 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from commands import write_preset
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
+from algodistill.evaluation import evaluate, load_checkpoint
 from algodistill.histories import HistoryWindows
 from algodistill.outcomes import WrongInput
-from algodistill.training import collect, job, load_histories
+from algodistill.training import building, collect, load_histories, running
 from algodistill.training.arguments import WindowArguments
-from algodistill.training.collecting import task_split
+from algodistill.training.job import parse_job
 from algodistill.training.recipes import RECIPES, expert_return, find_recipe, selection
 
 
@@ -99,6 +101,12 @@ def test_the_return_to_ask_for_is_that_of_the_episodes_an_expert_is_imitated_in(
         assert expert_return(returns_dataset(*returns), share) == pytest.approx(np.mean(of_experts), rel=1e-5)
 
 
+@pytest.mark.parametrize(("first", "last", "expected"), [(0, 1, 2.0), (2, None, 7.0), (1, 2, 5.0), (0, 9, 7.0)])
+def test_the_return_to_ask_for_is_of_the_episodes_that_are_kept(first, last, expected):
+    returns = returns_dataset([0.0, 2.0, 5.0, 7.0], [])
+    assert expert_return(returns, 0.25, first, last) == expected
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_a_share_out_of_range_is_refused(share):
     with pytest.raises(ValueError, match=f"expert_share={share}"):
@@ -131,7 +139,7 @@ def train(folder: Path) -> Iterator[Train]:
     def run(name: str, *options: str) -> tuple[Path, list[str]]:
         said: list[str] = []
         with contextlib.chdir(folder):
-            job.run(["--config", "tiny.yaml", "--output_dir", f"runs/{name}", *options], said.append)
+            running.run(["--config", "tiny.yaml", "--output_dir", f"runs/{name}", *options], said.append)
         return folder / "runs" / name, said
 
     yield run
@@ -225,6 +233,60 @@ def test_the_return_of_experts_is_asked_for_unless_another_is_given(finished, tr
     assert of_experts != of_best
 
 
+def test_settings_that_a_recipe_has_no_use_for_are_named(train):
+    given = ("--target_return", "2", "--expert_quantile", "0.5", "--expert_share", "0.5", "--max_steps", "1")
+    for recipe, unused in (
+        ("ad", "expert_share, expert_quantile, target_return"),
+        ("ed", "target_return, episode_stride"),
+        ("return_conditioned", "expert_quantile"),
+    ):
+        _, said = train(f"unused-{recipe}", "--recipe", recipe, *given)
+        assert f"Not used by the recipe {recipe!r}: {unused}." in said
+
+
+def test_a_finished_run_is_not_taken_for_one_with_other_settings(finished, train):
+    for options, named in (
+        (("--recipe", "ed"), "recipe was 'ad', is 'ed'"),
+        (("--weight_decay", "0.5"), "weight_decay was 0.0, is 0.5"),
+        (("--test_episodes", "4"), "test_episodes was 3, is 4"),
+    ):
+        with pytest.raises(WrongInput, match=named):
+            train("ad", *options)
+    _, said = train("ad")
+    assert len(said) == 1 and "finished run" in said[0]
+
+
+def test_gato_is_prompted_while_it_is_trained_too(train, folder):
+    options = ("--eval_strategy", "steps", "--eval_steps", "8", "--eval_streams", "32")
+    evaluated, _ = train("gato-evaluated", "--recipe", "gato", *options)
+    state = json.loads((evaluated / "trainer_state.json").read_text())
+    (evaluation,) = [entry for entry in state["log_history"] if "eval_loss" in entry]
+    split = parse_job(["--config", str(folder / "tiny.yaml")]).split
+    histories = load_histories(folder / "data" / "tiny", "validation")
+    told = {"tasks": split.validation, "episodes": 2, "streams": 32, "seed": 42}
+    prompted = evaluate(evaluated, prompt_from=histories, prompt_quantile=1, **told)["episode_return"]["mean"]
+    assert [evaluation["eval_in_context_first_return"], evaluation["eval_in_context_return"]] == prompted
+    assert prompted != evaluate(evaluated, **told)["episode_return"]["mean"]
+
+
+@pytest.mark.parametrize("recipe", ["ad", "ed", "return_conditioned"])
+def test_the_loss_while_training_is_of_such_windows_as_are_trained_on(train, folder, recipe):
+    options = ("--recipe", recipe, "--max_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1")
+    run_folder, _ = train(f"loss-{recipe}", *options)
+    (logged,) = [
+        entry["eval_loss"]
+        for entry in json.loads((run_folder / "trainer_state.json").read_text())["log_history"]
+        if "eval_loss" in entry
+    ]
+    job = parse_job(["--config", str(folder / "tiny.yaml"), *options])
+    windows = HistoryWindows(load_histories(folder / "data" / "tiny", "validation"), 12, **selection(job.windows))
+    model, tokeniser = load_checkpoint(run_folder)
+    with torch.no_grad():
+        losses = [float(model(**tokeniser([windows[index]])).loss) for index in range(len(windows))]
+        steps = [len(windows[index]["rewards"]) for index in range(len(windows))]
+    assert logged == pytest.approx(np.average(losses, weights=steps), rel=1e-4)
+
+
 def test_histories_that_are_streamed_say_what_to_ask_for_too(finished, train):
     streaming = ("--streaming", "True", "--dataset", "data/tiny", "--recipe", "return_conditioned")
     run_folder, said = train("streamed", *streaming)
@@ -300,6 +362,8 @@ def test_training_goes_on_from_a_checkpoint_that_reads_returns(finished, train, 
         (start / "config.json").write_text(json.dumps({**config, "target_return": target}))
         tuned, _ = train(f"tuned-{target}", *options)
         assert_same_weights(tuned, start)
+        asked, _ = train(f"asked-{target}", *options, "--target_return", "1.5")
+        assert json.loads((asked / "config.json").read_text())["target_return"] == 1.5
         # Of a checkpoint that names none, it is found in the histories.
         found = json.loads((tuned / "config.json").read_text())["target_return"]
         expected = json.loads((finished["return_conditioned"][0] / "config.json").read_text())["target_return"]
@@ -322,15 +386,14 @@ def test_the_best_episodes_may_be_an_experts_instead_of_the_last(train, folder, 
 def test_the_first_training_tasks_alone_are_learnt_from(folder, monkeypatch):
     monkeypatch.chdir(folder)
     options = ["--config", "tiny.yaml", "--recipe", "return_conditioned", "--max_tasks", "2"]
-    experiment = job.parse_job(options)
-    split = task_split(experiment.histories)
-    histories = job.training_histories(experiment, "data/tiny", split)
-    assert set(histories["task"]) == {json.dumps(task) for task in split.train[:2]}
-    windows = job.make_windows(experiment, "data/tiny", split, 12)
+    experiment = parse_job(options)
+    histories = building.training_histories(experiment, "data/tiny")
+    assert set(histories["task"]) == {json.dumps(task) for task in experiment.split.train[:2]}
+    windows = building.make_windows(experiment, "data/tiny", 12)
     assert len(windows.transitions) == len(histories) == 8
     # What is found in histories is found in these alone.
-    model, tokeniser = job.make_model(experiment, split)
-    job.fit_to_histories(experiment, "data/tiny", split, model, tokeniser)
+    model, tokeniser = building.make_model(experiment)
+    building.fit_to_histories(experiment, "data/tiny", model, tokeniser)
     assert model.config.target_return == expert_return(histories, 0.25)
     assert tokeniser.return_scale == max(max(returns) for returns in histories["episode_returns"])
 
@@ -357,5 +420,5 @@ def test_what_is_wrong_is_found_before_histories_are_collected(tmp_path, monkeyp
     write_preset(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WrongInput, match=said):
-        job.run(["--config", "tiny.yaml", *options], lambda message: None)
+        running.run(["--config", "tiny.yaml", *options], lambda message: None)
     assert not (tmp_path / "data").exists()

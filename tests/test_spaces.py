@@ -41,7 +41,7 @@ from algodistill.hub import write_dataset_card
 from algodistill.models import AlgorithmDistillationConfig, AlgorithmDistillationModel
 from algodistill.models import spaces_algodistill as described
 from algodistill.sources import SOURCES
-from algodistill.training import job
+from algodistill.training import running
 
 
 NESTED = Dict(
@@ -963,7 +963,7 @@ def test_the_main_job_distils_a_continuous_environment(options, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     preset = {"environment": REACH, "environment_kwargs": {}, "source": "pushes", "source_kwargs": {}, **options}
     write_preset(tmp_path, "reach", **preset, max_steps=2)
-    job.run(["--config", "reach.yaml", "--use_cpu"], say=lambda message: None)
+    running.run(["--config", "reach.yaml", "--use_cpu"], say=lambda message: None)
     model, tokeniser = load_checkpoint(tmp_path / "runs" / "reach")
     assert tokeniser.reward_scale > 100
     bins = options.get("observation_bins")
@@ -984,7 +984,7 @@ def test_training_from_a_checkpoint_keeps_its_statistics(tmp_path, monkeypatch):
     save(tiny_model(tokeniser), tokeniser, tmp_path / "first")
     preset = {"environment": REACH, "environment_kwargs": {}, "source": "pushes", "source_kwargs": {}}
     write_preset(tmp_path, "reach", **preset, max_steps=1, model_name_or_path="first")
-    job.run(["--config", "reach.yaml", "--use_cpu"], say=lambda message: None)
+    running.run(["--config", "reach.yaml", "--use_cpu"], say=lambda message: None)
     _, continued = load_checkpoint(tmp_path / "runs" / "reach")
     assert continued.reward_scale == 7 and continued.action_bins == 3
     assert continued.observation_mean == tokeniser.observation_mean == [0, 0]

@@ -144,7 +144,7 @@ def test_every_pass_covers_each_history_by_its_length(case, shards, start_share,
     ("selection", "shares"),
     [
         ({"episode_stride": 2}, {0: 2, 1: 2, 2: 2, 3: 1, 4: 4}),
-        ({"expert_share": 0.5, "returns_to_go": True}, {0: 2, 1: 2, 2: 2, 3: 1, 4: 4}),
+        ({"expert_share": 0.5, "returns_to_go": True}, {0: 1, 2: 2, 4: 3}),
         ({"expert_quantile": 0.9, "returns_to_go": True}, {0: 1, 2: 2, 3: 1, 4: 2}),
     ],
     ids=["stride", "share", "quantile"],
@@ -158,7 +158,7 @@ def test_windows_of_files_are_those_of_the_same_files_read_as_a_table(
     selection = {"last_episode": 4, **selection}
     table = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
     read_as_table = HistoryWindows(table, 4, **selection)
-    naive = [selection.get(name) for name in ("expert_share", "expert_quantile")]
+    naive = [selection.get(name) for name in ("expert_share", "expert_quantile", "returns_to_go")]
     kept = [naively_kept(history, 0, 4, selection.get("episode_stride", 1), *naive) for history in histories]
     endless = iter(StreamedHistoryWindows(open_stream(folder), 4, **selection))
     for _ in range(4):

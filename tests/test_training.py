@@ -16,9 +16,9 @@ from transformers import AutoModel, AutoProcessor, TrainerCallback
 from algodistill import AlgorithmDistillationTrainer, AlgorithmDistillationTrainingArguments, HistoryWindows
 from algodistill.models import AlgorithmDistillationConfig, AlgorithmDistillationModel
 from algodistill.training import collect, load_histories
-from algodistill.training.collecting import task_split
+from algodistill.training.building import make_model
 from algodistill.training.interruption import SaveOnInterrupt
-from algodistill.training.job import make_model, parse_job
+from algodistill.training.job import parse_job
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,8 @@ def make_trainer(
 ) -> AlgorithmDistillationTrainer:
     """A trainer as the main job makes it, on the tiny preset."""
     experiment = parse_job(["--config", str(folder / "tiny.yaml")])
-    split = task_split(experiment.histories)
     torch.manual_seed(0)
-    model, tokeniser = make_model(experiment, split)
+    model, tokeniser = make_model(experiment)
     if config_changes:
         config = AlgorithmDistillationConfig(**{**model.config.to_dict(), **config_changes})
         model = AlgorithmDistillationModel(config)
@@ -65,7 +64,7 @@ def make_trainer(
         processing_class=tokeniser,
         train_dataset=HistoryWindows(histories, 12, episode_stride=2, start_share=0.5),
         eval_dataset=HistoryWindows(histories.select(range(4)), 12),
-        eval_tasks=split.validation,
+        eval_tasks=experiment.split.validation,
     )
 
 

@@ -76,6 +76,7 @@ def naively_kept(
     stride: int,
     share: float | None = None,
     quantile: float | None = None,
+    returns_to_go: bool = False,
 ) -> list[tuple]:
     """The (transition, whether an episode starts there) of the kept episodes, one after the other."""
     episodes, episode = [], []
@@ -92,9 +93,10 @@ def naively_kept(
     if share is not None:
         experts = math.ceil(Fraction(str(share)) * len(episodes))
         episodes = [episode for index, episode in enumerate(episodes) if index >= len(episodes) - experts]
-    if quantile is not None:
+    if returns_to_go or quantile is not None:
         # What an unfinished episode returns is not known.
         episodes = [episode for episode in episodes if episode[-1].terminated or episode[-1].truncated]
+    if quantile is not None:
         returns = [sum(transition.reward for transition in episode) for episode in episodes]
         enough = naive_quantile(returns, quantile) if returns else 0
         episodes = [episode for episode, achieved in zip(episodes, returns, strict=True) if achieved >= enough]
@@ -155,14 +157,15 @@ def reading(draw):
     rewards = draw(st.lists(st.sampled_from([0.0, 0.0, 1.0, -0.25, -1000.0, 2.0**20]), min_size=1, max_size=9))
     for transition, reward in zip(itertools.chain(*histories), itertools.cycle(rewards), strict=False):
         transition.reward = reward
-    kept = [naively_kept(history, first, last, stride, share, quantile) for history in histories]
+    returns_to_go = draw(st.booleans(), label="returns_to_go")
+    kept = [naively_kept(history, first, last, stride, share, quantile, returns_to_go) for history in histories]
     selection = {
         "first_episode": first,
         "last_episode": last,
         "episode_stride": stride,
         "expert_share": share,
         "expert_quantile": quantile,
-        "returns_to_go": draw(st.booleans(), label="returns_to_go"),
+        "returns_to_go": returns_to_go,
     }
     return histories, spaces, kept, length, selection
 
@@ -309,9 +312,11 @@ def test_what_is_to_come_of_a_return_counts_steps_beyond_the_window_and_none_of_
         transition.reward = float(reward)
     dataset = make_dataset([history], spaces)
     windows = HistoryWindows(dataset, 3, returns_to_go=True)
-    for start, expected in ((0, [7, 6, 4]), (1, [6, 4, -24]), (4, [-16, -32, 192]), (7, [128, 768, 512]), (9, [512])):
+    for start, expected in ((0, [7, 6, 4]), (1, [6, 4, -24]), (4, [-16, -32, 192]), (7, [128])):
         returns = windows.read(0, start)["returns_to_go"]
         assert returns.tolist() == expected and returns.dtype == np.float32
+    # The episode that the history breaks off, whose return is not known, is left out.
+    assert windows.transitions.tolist() == [8] and HistoryWindows(dataset, 3).transitions.tolist() == [10]
     # What is left out between two episodes does not count either.
     strided = HistoryWindows(dataset, 3, returns_to_go=True, episode_stride=2)
     assert [strided.read(0, start)["returns_to_go"].tolist() for start in (1, 2)] == [[6, 4, 192], [4, 192, 128]]

@@ -107,6 +107,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     experiment.add_argument(
         "--output_dir",
+        "--output-dir",
         metavar="DIR",
         default="experiments",
         help="where NAME.json and NAME.png go (default: %(default)s)",
@@ -247,7 +248,7 @@ def read_options(options: Sequence[str]) -> dict[str, Any]:
     """Options such as `--seed 1` or `--seed=1`, by name.
 
     Raises:
-        ValueError: If one has no name or no value, or its value cannot be read.
+        ValueError: If one has no name or no value, its value cannot be read, or it is not for experiments.
     """
     pairs, rest = {}, list(options)
     while rest:
@@ -255,8 +256,11 @@ def read_options(options: Sequence[str]) -> dict[str, Any]:
         if not name.startswith("--") or not (separator or rest):
             raise ValueError(f"{name!r} is no option with a value: expected such as --seed 1.")
         text = value if separator else rest.pop(0)
+        key = name.removeprefix("--").replace("-", "_")
+        if key == "config":
+            raise ValueError(f"{name} cannot be given: an experiment's file names the presets of its runs.")
         try:
-            pairs[name.removeprefix("--")] = yaml.safe_load(text)
+            pairs[key] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ValueError(f"{name} {text!r} cannot be read: {' '.join(str(error).split())}") from error
     return pairs

@@ -9,7 +9,7 @@ def main() -> int:
     """Run the main job with the command line's arguments; returns the exit code."""
 
     def command() -> None:
-        from .training.job import run
+        from .training.running import run
 
         run(sys.argv[1:])
 

@@ -11,7 +11,8 @@ from .evaluating import (
     standard_error,
     write_result,
 )
-from .prompts import draw_prompts
+from .prompts import draw_prompts, make_prompts
+from .references import reference_returns
 from .rollouts import check_streams, default_streams, rollout
 
 
@@ -24,9 +25,11 @@ __all__ = [
     "evaluate",
     "held_out_tasks",
     "load_checkpoint",
+    "make_prompts",
     "named_episodes",
     "plot_learning_curve",
     "plot_source_curves",
+    "reference_returns",
     "result_files",
     "rollout",
     "standard_error",

@@ -9,23 +9,18 @@ from typing import Any
 import datasets
 import numpy as np
 from safetensors import SafetensorError
-from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 
 from ..environments import Task, known_distribution
-from ..histories import Collection
-from ..histories.collection import Batch
-from ..histories.learners import run_learners
 from ..models import AlgorithmDistillationConfig, AlgorithmDistillationModel, HistoryTokeniser
 from ..outcomes import raise_if_unavailable
 from .curves import plot_learning_curve
-from .prompts import draw_prompts
+from .prompts import make_prompts
+from .references import references
 from .rollouts import check_streams, rollout
 
 
 RESULT_FILE, CURVE_FILE = "in_context_evaluation.json", "learning_curve.png"
-# Source algorithms whose own returns are what results in an environment are measured by.
-REFERENCE_SOURCES = {"algodistill/AdversarialBandit-v0": ("ucb1", "thompson")}
 
 
 def evaluate(
@@ -76,7 +71,8 @@ def evaluate(
             with some episodes of one of them, as [`draw_prompts`] chooses them.
         prompt_quantile (`float`, *optional*, defaults to `0.5`): How well these episodes do, from 0 (random behaviour)
             to 1 (optimal).
-        prompt_steps (`int`, *optional*): About how many steps they have, at most a context; by default half of one.
+        prompt_steps (`int`, *optional*): About how many steps they have; by default half a context. What is longer
+            than a context, without the step that follows, loses its first steps.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar on a terminal.
 
     Returns:
@@ -106,14 +102,15 @@ def evaluate(
         conditions["target_return"] = config.target_return if target_return is None else target_return
     prompts = None
     if prompt_from is not None:
-        prompts, prompt_returns = draw_prompts(
+        prompts, prompt_returns = make_prompts(
             prompt_from,
+            environment,
+            kwargs,
             tasks,
             quantile=prompt_quantile,
-            # What does not fit into a context would not be seen.
-            steps=max(context_length // 2, 1) if prompt_steps is None else min(prompt_steps, context_length),
+            steps=prompt_steps,
             streams=check_streams(len(tasks), streams),
-            levels=reference_returns(environment, kwargs, tasks),
+            context_length=context_length,
             returns_to_go=config.return_conditioned,
         )
         conditions["prompt"] = {
@@ -181,64 +178,6 @@ def task_id(environment: str, environment_kwargs: Mapping[str, Any], task: Task)
     """The task's id in its distribution, or the task itself as JSON where no distribution is known."""
     distribution = known_distribution(environment, environment_kwargs, [task])
     return json.dumps(task, sort_keys=True) if distribution is None else distribution.task_id(task)
-
-
-def references(
-    environment: str,
-    environment_kwargs: Mapping[str, Any],
-    tasks: Sequence[Task],
-    histories: datasets.Dataset | None = None,
-) -> dict[str, Any]:
-    """Exact returns of random and optimal behaviour, and the source algorithm's curve, as far as they are known."""
-    result: dict[str, Any] = {"random": None, "optimal": None, "source": None}
-    if returns := reference_returns(environment, environment_kwargs, tasks):
-        result["random"], result["optimal"] = np.mean(returns, axis=0).tolist()
-    for source in REFERENCE_SOURCES.get(environment, ()):
-        result[source] = source_return(source, environment, environment_kwargs, tasks)
-    if histories is not None:
-        result["source"] = source_curve(histories, tasks)
-    return result
-
-
-def reference_returns(
-    environment: str, environment_kwargs: Mapping[str, Any], tasks: Sequence[Task]
-) -> list[tuple[float, float]] | None:
-    """Exact returns of random and of optimal behaviour on each task, if they are known."""
-    distribution = known_distribution(environment, environment_kwargs, tasks)
-    if distribution is None:
-        return None
-    return [(distribution.random_return(task), distribution.optimal_return(task)) for task in tasks]
-
-
-def source_return(
-    source: str, environment: str, environment_kwargs: Mapping[str, Any], tasks: Sequence[Task], runs: int = 200
-) -> float:
-    """Mean return of a source algorithm's first episode: over tasks, of `runs` learners on each."""
-    settings = Collection(
-        environment, source, {"test": tasks}, runs, episodes=1, environment_kwargs=environment_kwargs
-    )
-    batch = Batch("test", 0, 0, list(tasks) * runs)
-    with tqdm(disable=True) as bar:
-        table = run_learners(settings, batch, bar)
-    return float(np.mean(table["episode_returns"].combine_chunks().flatten().to_numpy()))
-
-
-def source_curve(histories: datasets.Dataset, tasks: Sequence[Task]) -> dict[str, list[float]] | None:
-    """The source algorithm's mean return per episode: over tasks, of each task's mean over its learners.
-
-    Episodes count as far as every learner of these tasks got. `None` if there is no history of these tasks.
-    """
-    wanted = {json.dumps(task, sort_keys=True) for task in tasks}
-    returns: dict[str, list[np.ndarray]] = {}
-    for row in histories.select_columns(["task", "episode_returns"]).with_format("numpy"):
-        task = str(row["task"])
-        if task in wanted:
-            returns.setdefault(task, []).append(row["episode_returns"])
-    episodes = min((len(curve) for curves in returns.values() for curve in curves), default=0)
-    if not episodes:
-        return None
-    per_task = np.stack([np.mean([curve[:episodes] for curve in curves], axis=0) for curves in returns.values()])
-    return {"mean": per_task.mean(axis=0).tolist()}
 
 
 def result_files(folder: Path, split: str) -> tuple[Path, Path]:

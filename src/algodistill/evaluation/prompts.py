@@ -8,7 +8,41 @@ import numpy as np
 
 from ..environments import Task
 from ..histories.schema import task_json
-from ..histories.windows import WindowCutter
+from ..histories.windows import WindowCutter, check_histories
+from .references import reference_returns
+
+
+def make_prompts(
+    histories: datasets.Dataset,
+    environment: str,
+    environment_kwargs: Mapping[str, Any],
+    tasks: Sequence[Task],
+    *,
+    quantile: float,
+    streams: int,
+    context_length: int,
+    steps: int | None = None,
+    returns_to_go: bool = False,
+) -> tuple[list[Mapping[str, Any]], np.ndarray]:
+    """Prompts for contexts of so many steps, as [`draw_prompts`] draws them: about half a context, unless their
+    `steps` are given, and what is between random and optimal behaviour is measured exactly where both are known.
+
+    Raises:
+        ValueError: If the histories are of another environment, or as `draw_prompts` says.
+    """
+    check_histories(histories.unique("environment"), [], environment)
+    # With the step that follows a prompt, what is longer would not fit into a context and not be seen.
+    longest = max(context_length - 1, 1)
+    return draw_prompts(
+        histories,
+        tasks,
+        quantile=quantile,
+        steps=max(context_length // 2, 1) if steps is None else min(steps, longest),
+        streams=streams,
+        longest=longest,
+        levels=reference_returns(environment, environment_kwargs, tasks),
+        returns_to_go=returns_to_go,
+    )
 
 
 def draw_prompts(
@@ -18,6 +52,7 @@ def draw_prompts(
     quantile: float,
     steps: int,
     streams: int,
+    longest: int | None = None,
     levels: Sequence[tuple[float | None, float | None]] | None = None,
     returns_to_go: bool = False,
 ) -> tuple[list[Mapping[str, Any]], np.ndarray]:
@@ -33,6 +68,7 @@ def draw_prompts(
         quantile (`float`): How well, from 0 to 1.
         steps (`int`): About how many steps a prompt has: whole episodes, at least one.
         streams (`int`): Number of streams; stream i acts on task i modulo the number of tasks.
+        longest (`int`, *optional*): Steps that a prompt has at most: of longer ones, the first steps are left out.
         levels (`Sequence[tuple]`, *optional*): For each task its returns of random and of optimal behaviour; where
             they are not known (`None`), each history's first and best episodes stand for them.
         returns_to_go (`bool`, *optional*, defaults to `False`): Whether prompts say what is still to come of each
@@ -47,8 +83,8 @@ def draw_prompts(
     """
     if not 0 <= quantile <= 1:
         raise ValueError(f"The quantile {quantile} of a prompt is out of range: expected a number from 0 to 1.")
-    if steps < 1:
-        raise ValueError(f"A prompt of {steps} steps holds nothing: expected at least 1.")
+    if min(steps, steps if longest is None else longest) < 1:
+        raise ValueError(f"A prompt of {min(steps, longest or 0)} steps holds nothing: expected at least 1.")
     columns = WindowCutter(histories, 1).columns
     of_tasks: dict[str, list[int]] = {}
     for number, task in enumerate(histories["task"]):
@@ -67,8 +103,10 @@ def draw_prompts(
             raise ValueError(f"A history of the task {name} has no finished episode that a prompt could show.")
         own_levels = levels[stream % len(tasks)] if levels is not None else (None, None)
         chosen = find_stretch(lengths, achieved, quantile, steps, *own_levels)
-        cutter = WindowCutter(histories, int(lengths[chosen].sum()), returns_to_go=returns_to_go)
-        prompts.append(cutter.cut(table[number], int(lengths[: chosen.start].sum())))
+        begin, end = int(lengths[: chosen.start].sum()), int(lengths[: chosen.stop].sum())
+        begin = begin if longest is None else max(begin, end - longest)
+        cutter = WindowCutter(histories, end - begin, returns_to_go=returns_to_go)
+        prompts.append(cutter.cut(table[number], begin))
         returns.append(achieved[chosen].mean())
     return prompts, np.array(returns)
 

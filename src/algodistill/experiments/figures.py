@@ -93,7 +93,8 @@ def draw_bars(axes: Axes, panel: Mapping[str, Any], paper: Mapping[str, Any]) ->
     """Returns of the first episode on every test distribution, scaled so that random is 0 and the source is 1."""
     splits = [result["split"] for result in panel["curves"][0]["results"]]
     # The same scale for all, whatever their own source is.
-    scales = [random_and_source(result["references"]) for result in panel["curves"][0]["results"]]
+    first = panel["curves"][0]
+    scales = [random_and_source(result["references"], first["source"]) for result in first["results"]]
     low, high = np.array(scales).T
     places = np.arange(len(splits))
     bars = {}
@@ -129,10 +130,10 @@ def labels(panel: Mapping[str, Any]) -> list[str]:
     return [curve["label"] for curve in panel["curves"]]
 
 
-def random_and_source(references: Mapping[str, Any]) -> tuple[float, float]:
+def random_and_source(references: Mapping[str, Any], source: str) -> tuple[float, float]:
     """Returns of the first episode of random behaviour and of the source algorithm, as exactly as they are known."""
-    # That of UCB1 is of many more learners than have been recorded.
-    return references["random"], references.get("ucb1") or references["source"]["mean"][0]
+    # Some are known of many more learners than have been recorded.
+    return references["random"], references.get(source) or references["source"]["mean"][0]
 
 
 def table(panel: Mapping[str, Any]) -> Sequence[str]:

@@ -2,28 +2,28 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..evaluation import evaluate, load_checkpoint, result_files, standard_error, summary, write_result
-from ..histories.writing import whole_file
-from ..training.arguments import HistoryArguments
-from ..training.collecting import collect, default_folder, load_histories, task_split
-from ..training.job import Job, check_settings, parse_job
-from ..training.job import run as train
+from ..files import alone, whole_file
+from ..training.building import prompt_settings
+from ..training.collecting import collect, default_folder, load_histories
+from ..training.job import Job, is_evaluated, parse_job
 from ..training.preset import as_options
+from ..training.running import run as train
+from .checking import check_experiment
 from .describing import Curve, Experiment
 from .figures import plot_experiment, table
+from .runs import command_line, evaluation_folder, histories_folder, history_options
 
 
-RUNS = Path("runs") / "experiments"
 # How long a run took, in its folder: whoever uses it again says so too.
 SECONDS_FILE = "experiment_seconds.json"
 
@@ -54,8 +54,7 @@ def run_experiment(experiment: Experiment, folder: Path, say: Say = print) -> Pa
     ]
     curves = [(shown, curve) for shown, panel in zip(panels, experiment.panels, strict=True) for curve in panel.curves]
     # All of it is checked before the first run takes its time.
-    for _, curve in curves:
-        check_settings(parse_job(command_line(curve)))
+    check_experiment(experiment)
     folder.mkdir(parents=True, exist_ok=True)
     file, figure = folder / f"{experiment.name}.json", folder / f"{experiment.name}.png"
     for number, (shown, curve) in enumerate(curves, start=1):
@@ -79,13 +78,14 @@ def run_curve(curve: Curve, say: Say = print) -> dict[str, Any]:
     argv = command_line(curve)
     job = parse_job(argv)
     folder = evaluation_folder(job, curve)
-    if not is_evaluated(job, job.output):
-        with timed(job.output):
-            train_as_told(curve, argv, say)
-    if not is_evaluated(job, folder):
-        with timed(folder):
-            evaluate_again(curve, job, folder, say)
-    files = [result_files(folder, split)[0] for split in task_split(job.histories).tests]
+    with alone(job.output, say):
+        if not is_evaluated(job, job.output):
+            with timed(job.output):
+                train_as_told(curve, argv, say)
+        if not is_evaluated(job, folder):
+            with timed(folder):
+                evaluate_again(curve, job, folder, say)
+    files = [result_files(folder, split)[0] for split in job.split.tests]
     results = [json.loads(file.read_text()) for file in files]
     for result in results:
         per_task = np.array(result["episode_return"].pop("per_task"))
@@ -96,15 +96,11 @@ def run_curve(curve: Curve, say: Say = print) -> dict[str, Any]:
         "label": curve.label,
         "command": shlex.join(["accelerate", "launch", "-m", "algodistill.train", *argv]),
         "evaluation": curve.evaluation,
+        "source": job.histories.source,
         # By folder: several curves may come from one run.
         "seconds": {str(place): seconds_of(place) for place in dict.fromkeys([job.output, folder])},
         "results": results,
     }
-
-
-def is_evaluated(job: Job, folder: Path) -> bool:
-    """Whether there is a result of every kind of held-out tasks in a folder."""
-    return all(result_files(folder, split)[0].exists() for split in task_split(job.histories).tests)
 
 
 def train_as_told(curve: Curve, argv: list[str], say: Say) -> None:
@@ -117,53 +113,23 @@ def train_as_told(curve: Curve, argv: list[str], say: Say) -> None:
 
 def evaluate_again(curve: Curve, job: Job, folder: Path, say: Say) -> None:
     """Evaluate a run's checkpoint as a curve wants it, and write the results into a folder."""
-    histories = load_histories(histories_folder(curve), "test", job.histories.environment)
-    prompts = {"prompt_from": histories} if "prompt_quantile" in curve.evaluation else {}
-    own = job.evaluation
-    told = {"episodes": own.test_episodes, "streams": own.test_streams, "seed": own.test_seed, **curve.evaluation}
+    source, own = job.histories.dataset or default_folder(curve.preset), job.evaluation
+    quantile = curve.evaluation.get("prompt_quantile", own.prompt_quantile)
+    prompted = dataclasses.replace(job, evaluation=dataclasses.replace(own, prompt_quantile=quantile))
+    told = {
+        "episodes": own.test_episodes,
+        "streams": own.test_streams,
+        "seed": own.test_seed,
+        "action_selection": own.action_selection,
+        **curve.evaluation,
+        **prompt_settings(prompted, source),
+    }
+    histories = load_histories(source, "test", job.histories.environment)
     model, tokeniser = load_checkpoint(job.output, device_map="auto")
-    for split in task_split(job.histories).tests:
-        result = evaluate(model, tokeniser, split=split, histories=histories, progress=True, **told, **prompts)
+    for split in job.split.tests:
+        result = evaluate(model, tokeniser, split=split, histories=histories, progress=True, **told)
         write_result(result, folder)
         say(summary(result))
-
-
-def command_line(curve: Curve) -> list[str]:
-    """What the main job is told to make a curve's run."""
-    path = RUNS / "-".join([Path(curve.preset).stem, *_named(curve.options)])
-    argv = ["--config", curve.preset, *as_options(curve.options), "--output_dir", str(path)]
-    collected = history_options(curve) and "dataset" not in curve.options
-    return [*argv, "--dataset", str(histories_folder(curve))] if collected else argv
-
-
-def history_options(curve: Curve) -> dict[str, Any]:
-    """Those of a curve's options that its histories depend on."""
-    names = {field.name for field in dataclasses.fields(HistoryArguments)} - {"dataset", "streaming"}
-    return {name: value for name, value in curve.options.items() if name in names}
-
-
-def histories_folder(curve: Curve) -> Path:
-    """Where a curve's histories are: with those of its preset, unless its options say otherwise."""
-    if (dataset := curve.options.get("dataset")) is not None:
-        return Path(dataset)
-    folder = default_folder(curve.preset)
-    return folder.with_name("-".join([folder.name, *_named(history_options(curve))]))
-
-
-def evaluation_folder(job: Job, curve: Curve) -> Path:
-    """Where the evaluation is that a curve shows."""
-    return job.output.joinpath(*["evaluations", "-".join(_named(curve.evaluation))] if curve.evaluation else [])
-
-
-def _named(options: Mapping[str, Any]) -> list[str]:
-    """Options as parts of a folder's name."""
-    parts = []
-    for name, value in sorted(options.items()):
-        # Mappings and lists are too long for a name.
-        text = json.dumps(value, sort_keys=True)
-        short = hashlib.sha256(text.encode()).hexdigest()[:8] if isinstance(value, dict | list) else str(value)
-        parts.append(f"{name}={short.replace('/', '_')}")
-    return parts
 
 
 @contextlib.contextmanager

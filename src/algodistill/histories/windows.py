@@ -31,7 +31,8 @@ class WindowCutter:
         expert_quantile (`float`, *optional*): Keep only episodes that returned at least this quantile of their
             history's returns.
         start_share (`float`): Probability that a window starts at its history's beginning.
-        returns_to_go (`bool`): Whether a window says what is still to come of each episode's return.
+        returns_to_go (`bool`): Whether a window says what is still to come of each episode's return; an episode that a
+            history breaks off is then left out.
 
     Raises:
         ValueError: If the dataset lacks a column, or an argument is out of its range.
@@ -95,16 +96,17 @@ class WindowCutter:
     def transitions(self, recorded: int, episode_lengths: np.ndarray, episode_returns: Any = None) -> int:
         """Transitions that are kept of a history of `recorded` transitions, whose `episode_columns` are given."""
         lengths = _with_unfinished(episode_lengths, recorded)
-        return int(lengths[self._kept(len(lengths), episode_returns)].sum())
+        return int(lengths[self._kept(len(lengths), len(episode_lengths), episode_returns)].sum())
 
-    def _kept(self, episodes: int, episode_returns: np.ndarray | None) -> np.ndarray:
-        """Numbers of the episodes that are kept of a history, in order."""
+    def _kept(self, episodes: int, finished: int, episode_returns: np.ndarray | None) -> np.ndarray:
+        """Numbers of the episodes that are kept of a history, in order; the first `finished` of them have ended."""
         kept = np.arange(episodes)[self._range]
         if self._expert_share is not None:
             kept = kept[len(kept) - share_of(len(kept), self._expert_share) :]
-        if self._expert_quantile is not None and episode_returns is not None:
+        if self._returns_to_go or self._expert_quantile is not None:
             # What an unfinished episode returns is not known.
-            kept = kept[kept < len(episode_returns)]
+            kept = kept[kept < finished]
+        if self._expert_quantile is not None and episode_returns is not None:
             returns = episode_returns[kept]
             kept = kept[returns >= np.quantile(returns, self._expert_quantile)] if len(kept) else kept
         return kept[:: self._stride]
@@ -127,9 +129,9 @@ class WindowCutter:
             start (`int`): A kept transition, counted from 0.
         """
         columns = {name: list_values(row[name], self.features[name]) for name in self._steps}
-        lengths, *returns = (list_values(row[name]) for name in self.episode_columns)
-        lengths = _with_unfinished(lengths, len(columns["rewards"]))
-        chosen = self._kept(len(lengths), returns[0] if returns else None)
+        finished, *returns = (list_values(row[name]) for name in self.episode_columns)
+        lengths = _with_unfinished(finished, len(columns["rewards"]))
+        chosen = self._kept(len(lengths), len(finished), returns[0] if returns else None)
         # Where each kept episode begins, in the history as recorded and in what is kept of it.
         recorded = (np.cumsum(lengths) - lengths)[chosen]
         kept_ends = np.cumsum(lengths[chosen])
@@ -206,7 +208,8 @@ class HistoryWindows(Dataset):
             of their returns.
         start_share (`float`, *optional*, defaults to `0.0`): Probability that a window starts at its history's
             beginning.
-        returns_to_go (`bool`, *optional*, defaults to `False`): Whether windows have `returns_to_go`.
+        returns_to_go (`bool`, *optional*, defaults to `False`): Whether windows have `returns_to_go`. Episodes that
+            histories break off, whose returns are not known, are then left out.
         seed (`int`, *optional*, defaults to `0`): Seed of the choice of windows.
 
     Raises:

@@ -1,7 +1,6 @@
 """Writing learning histories to a folder that `datasets.load_dataset` reads, in shards that are whole or absent."""
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from ..environments import Task
+from ..files import whole_file
 from ..models.spaces_algodistill import describe_space
 from .schema import ROW_GROUP_BYTES, SPLITS, config_name, history_features, history_table, step_columns, task_json
 from .spaces import flat_columns
@@ -20,18 +20,6 @@ from .spaces import flat_columns
 def shard_path(folder: Path, environment: str, split: str, index: int) -> Path:
     """Where shard `index` of a split of an environment's histories lies; `datasets` finds the split by the name."""
     return folder / config_name(environment) / f"{split}-{index:05d}.parquet"
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A place to write to that becomes `path` only once it is complete, so that a crash never leaves half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_shard(path: Path, table: pa.Table) -> None:

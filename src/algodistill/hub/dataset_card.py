@@ -17,9 +17,9 @@ from huggingface_hub import DatasetCardData
 
 from ..environments import known_distribution
 from ..evaluation import CURVE_FILE, named_episodes, plot_source_curves, standard_error
+from ..files import whole_file
 from ..histories import config_name
 from ..histories.schema import SPLITS
-from ..histories.writing import whole_file
 from ..sources import SOURCES
 from .cards import CARD_FILE, merge_cards, read_json, render_card
 

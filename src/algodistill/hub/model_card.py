@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..evaluation import held_out_tasks, result_files
-from ..histories.writing import whole_file
+from ..files import whole_file
 from ..models import AlgorithmDistillationConfig
 from .cards import CARD_FILE, RESULT_TASK, merge_cards, read_json, render_card
 

@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import shlex
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,14 @@ import pyarrow.parquet
 import yaml
 from datasets.packaged_modules.cache.cache import Cache
 from datasets.packaged_modules.parquet.parquet import Parquet
-from filelock import FileLock
 
 from ..environments import TASK_DISTRIBUTIONS, TaskSplit, split_described_tasks
+from ..files import alone, whole_file
 from ..histories import Collection, collect_histories, config_name
 from ..histories.collecting import check_collection, check_tasks
 from ..histories.collection import batches, shard_transitions
 from ..histories.schema import SPLITS
-from ..histories.writing import shard_path, whole_file
+from ..histories.writing import shard_path
 from ..hub import CARD_FILE, COLLECTION_FILE, history_shards, write_dataset_card
 from ..outcomes import raise_if_unavailable
 from .arguments import (
@@ -154,9 +153,7 @@ def collect_into(
     Raises:
         ValueError: If the folder holds other histories, or something else.
     """
-    # Not in the folder, which is what is published.
-    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    with FileLock(Path(tempfile.gettempdir()) / f"algodistill-{place}.lock"):
+    with alone(folder):
         _collect_into(folder, collection, {"command": command, "preset": preset}, progress=progress)
 
 

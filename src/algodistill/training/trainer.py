@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -18,7 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput, HubStrategy
 from transformers.utils import PushInProgress
 
 from ..environments import Task
-from ..evaluation import default_streams, rollout
+from ..evaluation import default_streams, make_prompts, rollout
 from ..histories import StreamedHistoryWindows
 from ..hub import SETTINGS_FILE, Publication, model_files, plain_errors, publish
 from ..models import AlgorithmDistillationModel, HistoryTokeniser
@@ -56,6 +57,8 @@ class AlgorithmDistillationTrainer(Trainer):
         eval_dataset ([`HistoryWindows`], *optional*): Windows to compute the evaluation loss on.
         eval_tasks (`Sequence[dict]`, *optional*): Tasks to learn in context when evaluating: of the training or
             validation tasks.
+        eval_prompts (`tuple[datasets.Dataset, float]`, *optional*): Learning histories of these tasks, and how well
+            those of their episodes do, from 0 (random behaviour) to 1 (optimal), that contexts then start with.
         kwargs: As for `Trainer`.
     """
 
@@ -69,9 +72,10 @@ class AlgorithmDistillationTrainer(Trainer):
         *,
         processing_class: HistoryTokeniser,
         eval_tasks: Sequence[Task] | None = None,
+        eval_prompts: tuple[datasets.Dataset, float] | None = None,
         **kwargs: Any,
     ):
-        self.eval_tasks = list(eval_tasks or [])
+        self.eval_tasks, self.eval_prompts = list(eval_tasks or []), eval_prompts
         self.tokeniser = processing_class
         # Taken out of the arguments, which are saved with every checkpoint.
         self._hub_token, args.hub_token = args.hub_token, None
@@ -100,6 +104,18 @@ class AlgorithmDistillationTrainer(Trainer):
         processes, rank = args.world_size, args.process_index
         streams = args.eval_streams or default_streams(len(self.eval_tasks))
         per_process = max(streams // len(self.eval_tasks) // processes, 1) * len(self.eval_tasks)
+        prompts = None
+        if self.eval_prompts is not None:
+            prompts, _ = make_prompts(
+                self.eval_prompts[0],
+                model.config.environment,
+                model.config.environment_kwargs or {},
+                self.eval_tasks,
+                quantile=self.eval_prompts[1],
+                streams=per_process,
+                context_length=model.config.context_length,
+                returns_to_go=model.config.return_conditioned,
+            )
         was_training = model.training
         returns, _ = rollout(
             model,
@@ -109,6 +125,7 @@ class AlgorithmDistillationTrainer(Trainer):
             episodes=args.eval_episodes,
             streams=per_process,
             environment_kwargs=model.config.environment_kwargs,
+            prompts=prompts,
             seed=args.seed + 1_000_003 * rank,
         )
         model.train(was_training)
