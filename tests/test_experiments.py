@@ -329,6 +329,12 @@ def test_command_runs_an_experiment_with_options_of_its_own(folder, capsys):
     assert "See out/mine.png" in capsys.readouterr().out
 
 
+def test_experiments_that_come_along_are_listed(folder, capsys):
+    assert cli.main(["experiment"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert list(lines) == experiment_names() and lines["prompting"] == "Prompted with demonstrations, Dark Room"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -1,5 +1,7 @@
 """The README's code, run as it stands."""
 
+import itertools
+import json
 import re
 import shlex
 import subprocess
@@ -9,7 +11,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from commands import ROOT, algodistill, program_environment
+from commands import ROOT, algodistill, program_environment, write_preset
 
 from algodistill.environments import DarkRoomTasks, make_environments
 from algodistill.models import AlgorithmDistillationConfig, AlgorithmDistillationModel, HistoryTokeniser
@@ -18,9 +20,9 @@ from algodistill.models import AlgorithmDistillationConfig, AlgorithmDistillatio
 README = (ROOT / "README.md").read_text()
 
 
-def code_below(heading: str) -> str:
+def code_below(heading: str, language: str = "python") -> str:
     section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    (code,) = re.findall(rf"```{language}\n(.*?)```", section, flags=re.DOTALL)
     return code
 
 
@@ -74,6 +76,17 @@ def test_demonstrator_of_the_readme_holds_the_pole_up(tmp_path: Path) -> None:
     histories = datasets.load_dataset(str(tmp_path / "histories"), split="train", cache_dir=str(tmp_path / "cache"))
     curve = np.mean(histories["episode_returns"], axis=0)
     assert curve[:5].mean() < 35 and curve[101:].min() == 100
+
+
+def test_own_comparison_is_run_as_described(tmp_path: Path) -> None:
+    write_preset(tmp_path, "my_preset", test_streams=64)
+    (tmp_path / "mine.yaml").write_text(code_below("Compare it with imitating experts", "yaml"))
+    (command,) = re.findall(r"`algodistill (experiment mine.yaml)`", README)
+    result = algodistill(tmp_path, *shlex.split(command))
+    assert result.returncode == 0, result.stderr
+    (panel,) = json.loads((tmp_path / "experiments" / "mine.json").read_text())["panels"]
+    returns = [curve["results"][0]["episode_return"]["mean"] for curve in panel["curves"]]
+    assert len(returns) == 4 and all(one != other for one, other in itertools.combinations(returns, 2))
 
 
 def test_readme_shows_no_picture_or_file_that_is_not_there() -> None:

@@ -103,7 +103,10 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Any other option overrules the presets of all runs: --seed 1, or --max_steps 100 for a quick look.",
     )
     experiment.add_argument(
-        "experiment", metavar="NAME", help="name of an experiment (see configs/experiments) or a YAML file of your own"
+        "experiment",
+        metavar="NAME",
+        nargs="?",
+        help="name of an experiment, or a YAML file of your own; without it, those that come along are listed",
     )
     experiment.add_argument(
         "--output_dir",
@@ -169,8 +172,11 @@ def collect_command(arguments: argparse.Namespace, options: Sequence[str]) -> No
 
 def experiment_command(arguments: argparse.Namespace, options: Sequence[str]) -> None:
     """`algodistill experiment NAME`."""
-    from .experiments import find_experiment, read_experiment, run_experiment
+    from .experiments import experiment_titles, find_experiment, read_experiment, run_experiment
 
+    if arguments.experiment is None:
+        print("\n".join(f"{name:26} {title}" for name, title in experiment_titles().items()))
+        return
     with wrong_input():
         experiment = read_experiment(find_experiment(arguments.experiment), read_options(options))
         figure = run_experiment(experiment, Path(arguments.output_dir))

@@ -1,6 +1,6 @@
 """Experiments: several runs side by side, one figure, one command."""
 
-from .describing import Curve, Experiment, Panel, find_experiment, read_experiment
+from .describing import Curve, Experiment, Panel, experiment_titles, find_experiment, read_experiment
 from .figures import plot_experiment
 from .running import run_experiment
 
@@ -9,6 +9,7 @@ __all__ = [
     "Curve",
     "Experiment",
     "Panel",
+    "experiment_titles",
     "find_experiment",
     "plot_experiment",
     "read_experiment",

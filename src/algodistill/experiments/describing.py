@@ -78,6 +78,11 @@ def experiment_names() -> list[str]:
     return sorted(file.stem for file in (shipped_folder("configs") / "experiments").glob("*.yaml"))
 
 
+def experiment_titles() -> dict[str, str]:
+    """The experiments that come with the package: what each compares, by name."""
+    return {name: read_experiment(find_experiment(name)).title for name in experiment_names()}
+
+
 def find_experiment(name_or_path: str) -> Path:
     """The file of an experiment: a path, or the name of one that comes with the package.
 
