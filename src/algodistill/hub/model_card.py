@@ -121,7 +121,7 @@ def _named_points(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _training(arguments: dict[str, Any]) -> dict[str, Any]:
     """The training arguments that count: a number of steps overrules a number of epochs."""
     overruled = "num_train_epochs" if arguments.get("max_steps", 0) > 0 else "max_steps"
-    return {name: value for name, value in arguments.items() if name != overruled}
+    return {name: value for name, value in arguments.items() if name != overruled and value is not None}
 
 
 def _eval_result(result: Mapping[str, Any], point: Mapping[str, Any]) -> EvalResult:
