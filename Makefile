@@ -1,7 +1,7 @@
 # `make train` and `make test` need nothing but Python >= 3.11; they set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-CODE := src tests benchmarks train.py
+CODE := src tests benchmarks docs train.py
 
 .PHONY: train test quality style
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from algodistill.experiments import plot_experiment
+from algodistill.experiments import plot_experiment, rounded
 
 
 DOCS = Path(__file__).parent
@@ -36,13 +36,13 @@ def keep(runs: Path) -> None:
         for file in sorted((runs / name).glob("in_context_evaluation*.json")):
             result = json.loads(file.read_text())
             del result["task_ids"], result["episode_return"]["per_task"]
-            result = json.loads(json.dumps(result), parse_float=lambda number: float(f"{float(number):.5g}"))
-            (KEPT / file.name.replace("in_context_evaluation", name)).write_text(json.dumps(result) + "\n")
+            (KEPT / file.name.replace("in_context_evaluation", name)).write_text(json.dumps(rounded(result)) + "\n")
 
 
 def curve(label: str, *names: str) -> dict[str, Any]:
-    """A curve of the results that are kept under these names."""
-    return {"label": label, "results": [json.loads((KEPT / f"{name}.json").read_text()) for name in names]}
+    """A curve of the results that are kept under these names; bars are scaled by UCB1."""
+    results = [json.loads((KEPT / f"{name}.json").read_text()) for name in names]
+    return {"label": label, "source": "ucb1", "results": results}
 
 
 def main(runs: Path) -> None:

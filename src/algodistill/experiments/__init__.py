@@ -2,7 +2,7 @@
 
 from .describing import Curve, Experiment, Panel, experiment_titles, find_experiment, read_experiment
 from .figures import plot_experiment
-from .running import run_experiment
+from .running import rounded, run_experiment
 
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "find_experiment",
     "plot_experiment",
     "read_experiment",
+    "rounded",
     "run_experiment",
 ]

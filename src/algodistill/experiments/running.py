@@ -99,8 +99,13 @@ def run_curve(curve: Curve, say: Say = print) -> dict[str, Any]:
         "source": job.histories.source,
         # By folder: several curves may come from one run.
         "seconds": {str(place): seconds_of(place) for place in dict.fromkeys([job.output, folder])},
-        "results": results,
+        "results": rounded(results),
     }
+
+
+def rounded(value: Any) -> Any:
+    """The same as JSON, with five significant digits: more are not known of returns."""
+    return json.loads(json.dumps(value), parse_float=lambda number: float(f"{float(number):.5g}"))
 
 
 def train_as_told(curve: Curve, argv: list[str], say: Say) -> None:
