@@ -14,13 +14,13 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from huggingface_hub import HfApi
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy
 from transformers.utils import PushInProgress
 
 from ..environments import Task
 from ..evaluation import default_streams, make_prompts, rollout
-from ..histories import StreamedHistoryWindows
+from ..histories import HistoryWindows, StreamedHistoryWindows
 from ..hub import SETTINGS_FILE, Publication, model_files, plain_errors, publish
 from ..models import AlgorithmDistillationModel, HistoryTokeniser
 from ..outcomes import HubUnavailable
@@ -40,6 +40,15 @@ class WindowCollator:
 
     def __call__(self, windows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         return dict(self.tokeniser(windows, token_masking=self.token_masking))
+
+
+class DrawWindows(TrainerCallback):
+    """Draws other windows in every epoch. On the way through accelerate, the number of the epoch does not reach the
+    windows of an epoch that is continued in its middle, nor those that several processes share."""
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
+        if isinstance(train_dataloader.dataset, HistoryWindows):
+            train_dataloader.dataset.set_epoch(int(state.epoch))
 
 
 class AlgorithmDistillationTrainer(Trainer):
@@ -83,6 +92,7 @@ class AlgorithmDistillationTrainer(Trainer):
         self._hub = HfApi()
         kwargs.setdefault("data_collator", WindowCollator(processing_class, model.config.token_masking))
         super().__init__(model, args, processing_class=processing_class, **kwargs)
+        self.add_callback(DrawWindows())
 
     def evaluation_loop(
         self,
