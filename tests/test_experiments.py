@@ -68,15 +68,22 @@ def test_curves_of_a_shipped_experiment_are_of_different_runs(name):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"panels": []}, "not a list of panels"),
+        ({"panels": []}, "not a list of one panel or more"),
         ({"panel": []}, "panel"),
         ({"panels": [{"curves": {"A": {}}}]}, "lacks title"),
         ({"panels": [{"title": "P", "curves": {}, "preset": "tiny.yaml"}]}, "not a mapping of labels"),
+        (
+            {"panels": [{"title": "P", "curves": {"A": {"options": {"output_dir": "x"}}}, "preset": "tiny.yaml"}]},
+            "'A': output_dir is no option of a run",
+        ),
         ({"panels": [{"title": "P", "curves": {"A": {}}}]}, "no preset"),
         ({"panels": [{"title": "P", "curves": {"A": {}}, "preset": "nothing"}]}, "no preset 'nothing'"),
         ({"panels": [{"title": "P", "curves": {"A": {}}, "preset": "tiny.yaml", "kind": "pie"}]}, "kind='pie'"),
         ({"panels": [{"title": "P", "curves": {"A": {}}, "preset": "tiny.yaml", "paper": "x"}]}, "paper='x'"),
-        ({"panels": [{"title": "P", "curves": {"A": {"option": 1}}, "preset": "tiny.yaml"}]}, "option"),
+        (
+            {"panels": [{"title": "P", "curves": {"A": {"option": 1}}, "preset": "tiny.yaml"}]},
+            "option. Known are",
+        ),
         ({"panels": [{"title": "P", "curves": {"A": {"options": [1]}}, "preset": "tiny.yaml"}]}, "options are not"),
         (
             {"panels": [{"title": "P", "curves": {"A": {"evaluation": {"prompts": 1}}}, "preset": "tiny.yaml"}]},
@@ -241,6 +248,21 @@ def test_wrong_option_is_found_before_the_first_run(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("curve", "content", "said"),
     [
+        (
+            {"evaluation": {"prompt_quantile": "25 %"}},
+            {},
+            "curve 'B': prompt_quantile='25 %' .* not a number",
+        ),
+        ({"evaluation": {"episodes": 4.5}}, {}, "episodes=4.5 in evaluation is not a whole number"),
+        ({"evaluation": {"action_selection": "gredy"}}, {}, "action_selection='gredy' is not known"),
+        ({"evaluation": {"temperature": -1}}, {}, "temperature=-1 is out of range"),
+        ({"evaluation": {"streams": 7}}, {}, "streams=7 is not a multiple"),
+        ({"options": {"test_streams": 7}}, {}, "curve 'B': streams=7 is not a multiple"),
+        ({"options": {"source": "q_lerning"}}, {}, "curve 'B': .*q_lerning"),
+        ({"options": {"context_length": -5}}, {}, "curve 'B': .*-5"),
+        ({"options": {"episode_stride": 0}}, {}, "curve 'B': episode_stride=0"),
+        ({"options": {"recpe": "ed"}}, {}, "curve 'B': .*recpe"),
+        ({"evaluation": {}}, {}, "curve 'B' shows the same as curve 'A'"),
         ({"evaluation": {"prompt_quantile": 5}}, {}, "curve 'B': prompt_quantile=5 is out of range"),
         ({"evaluation": {"prompt_steps": 5}}, {}, "also give prompt_quantile"),
         ({"evaluation": {"target_return": 2}}, {}, "recipe 'ad' asks for no target_return"),
@@ -260,6 +282,40 @@ def test_what_cannot_be_shown_as_described_is_found_before_the_first_run(folder,
     with pytest.raises(ValueError, match=said):
         run_experiment(read_experiment(path), folder / "out")
     assert not Path("runs").exists() and not Path("data").exists()
+
+
+def test_presets_of_the_same_file_name_are_told_apart(folder, monkeypatch):
+    for name, steps in (("a", 1), ("b", 2)):
+        (folder / name).mkdir()
+        write_preset(folder / name, "same", max_steps=steps)
+    path = write_experiment(folder, panel({"A": {"preset": "a/same.yaml"}, "B": {"preset": "b/same.yaml"}}))
+    monkeypatch.setattr(running, "train", lambda argv, say: pytest.fail("A run was begun."))
+    with pytest.raises(ValueError, match="two presets of the same file name"):
+        run_experiment(read_experiment(path), folder / "out")
+
+
+def test_preset_may_lie_beside_its_experiment(folder):
+    (folder / "sub").mkdir()
+    write_preset(folder / "sub", "beside")
+    path = write_experiment(folder / "sub", panel({"A": {"preset": "beside.yaml"}, "B": {}}))
+    (part,) = read_experiment(path).panels
+    assert [curve.preset for curve in part.curves] == [str(folder / "sub" / "beside.yaml"), "tiny.yaml"]
+
+
+def test_label_that_is_given_twice_is_refused(folder):
+    lines = ["title: T", "panels:", "- title: P", "  preset: tiny.yaml", "  curves:", "    A: {}", "    A: {}"]
+    (folder / "twice.yaml").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="'A' is given twice.*line 6"):
+        read_experiment(folder / "twice.yaml")
+
+
+def test_histories_that_prompts_need_are_collected_again(folder):
+    curves = {"AD": {}, "prompted": {"evaluation": {"prompt_quantile": 1}}}
+    run_experiment(read_experiment(write_experiment(folder, panel({"AD": {}}))), folder / "out")
+    shutil.rmtree("data")
+    run_experiment(read_experiment(write_experiment(folder, panel(curves))), folder / "out")
+    shown = json.loads((folder / "out/mine.json").read_text())["panels"][0]["curves"]
+    assert [curve["label"] for curve in shown] == list(curves) and "prompt" in shown[1]["results"][0]
 
 
 def test_checkpoint_is_evaluated_again_as_its_run_was_but_for_what_the_curve_says(folder):
@@ -326,9 +382,16 @@ def test_another_process_is_waited_for(folder):
 def test_command_runs_an_experiment_with_options_of_its_own(folder, capsys):
     write_experiment(folder, panel({"AD": {}}))
     assert cli.main(["experiment", "mine.yaml", "--max-steps", "3", "--seed=2", "--output-dir", "out"]) == 0
-    record = json.loads(Path("out/mine.json").read_text())
+    record = json.loads(Path("out/mine-max_steps=3-seed=2.json").read_text())
     assert "--max_steps=3 --seed=2" in record["panels"][0]["curves"][0]["command"]
-    assert "See out/mine.png" in capsys.readouterr().out
+    assert record["title"] == "Mine (max_steps=3, seed=2)"
+    assert "See out/mine-max_steps=3-seed=2.png" in capsys.readouterr().out
+    assert not Path("out/mine.json").exists(), "a quick look does not replace the experiment's own figure"
+
+
+def test_option_without_a_value_is_a_flag():
+    read = cli.read_options(["--use_cpu", "--max-steps", "3", "--bf16"])
+    assert read == {"use_cpu": True, "max_steps": 3, "bf16": True}
 
 
 def test_experiments_that_come_along_are_listed(folder, capsys):
@@ -342,7 +405,7 @@ def test_experiments_that_come_along_are_listed(folder, capsys):
     [
         (["nothing"], "There is no experiment 'nothing': give a YAML file or one of"),
         (["mine.yaml", "--max_stepz", "3"], "max_stepz"),
-        (["mine.yaml", "--seed"], "'--seed' is no option with a value"),
+        (["mine.yaml", "--seed"], "--seed: invalid int value: 'True'"),
         (["mine.yaml", "seed=3"], "'seed' is no option"),
         (["mine.yaml", "--config", "other"], "--config cannot be given"),
         (["mine.yaml", "--decoder", "{hidden_size: 16"], "--decoder '{hidden_size: 16' cannot be read"),

@@ -14,6 +14,8 @@ import pytest
 from commands import ROOT, algodistill, program_environment, write_preset
 
 from algodistill.environments import DarkRoomTasks, make_environments
+from algodistill.experiments import read_experiment
+from algodistill.experiments.describing import EVALUATION_SETTINGS, KINDS
 from algodistill.models import AlgorithmDistillationConfig, AlgorithmDistillationModel, HistoryTokeniser
 
 
@@ -87,6 +89,17 @@ def test_own_comparison_is_run_as_described(tmp_path: Path) -> None:
     (panel,) = json.loads((tmp_path / "experiments" / "mine.json").read_text())["panels"]
     returns = [curve["results"][0]["episode_return"]["mean"] for curve in panel["curves"]]
     assert len(returns) == 4 and all(one != other for one, other in itertools.combinations(returns, 2))
+
+
+def test_format_of_experiments_is_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    (code,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    write_preset(tmp_path, "my_preset")
+    (tmp_path / "mine.yaml").write_text(code)
+    (panel,) = read_experiment(tmp_path / "mine.yaml").panels
+    assert [curve.label for curve in panel.curves] == ["AD", "ED", "AD, prompted"]
+    assert panel.curves[2].evaluation == {"episodes": 60, "prompt_quantile": 0.25}
+    assert all(f"`{name}`" in page for name in (*EVALUATION_SETTINGS, *KINDS, "x_label"))
 
 
 def test_readme_shows_no_picture_or_file_that_is_not_there() -> None:

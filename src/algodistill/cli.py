@@ -113,7 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--output-dir",
         metavar="DIR",
         default="experiments",
-        help="where NAME.json and NAME.png go (default: %(default)s)",
+        help="where NAME.json and NAME.png go (default: %(default)s); options are added to NAME",
     )
 
     publish = commands.add_parser(
@@ -251,17 +251,20 @@ def publish_command(arguments: argparse.Namespace) -> None:
 
 
 def read_options(options: Sequence[str]) -> dict[str, Any]:
-    """Options such as `--seed 1` or `--seed=1`, by name.
+    """Options such as `--seed 1`, `--seed=1` or `--use_cpu`, by name.
 
     Raises:
-        ValueError: If one has no name or no value, its value cannot be read, or it is not for experiments.
+        ValueError: If one has no name, its value cannot be read, or it is not for experiments.
     """
     pairs, rest = {}, list(options)
     while rest:
         name, separator, value = rest.pop(0).partition("=")
-        if not name.startswith("--") or not (separator or rest):
-            raise ValueError(f"{name!r} is no option with a value: expected such as --seed 1.")
-        text = value if separator else rest.pop(0)
+        if not name.startswith("--"):
+            raise ValueError(f"{name!r} is no option: expected such as --seed 1.")
+        if not separator:
+            # Without a value it is a flag, such as --use_cpu.
+            value = "true" if not rest or rest[0].startswith("--") else rest.pop(0)
+        text = value
         key = name.removeprefix("--").replace("-", "_")
         if key == "config":
             raise ValueError(f"{name} cannot be given: an experiment's file names the presets of its runs.")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 
-STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False}
 REFERENCE_STYLES: dict[str, Any] = {"optimal": "--", "random": ":", "ucb1": "-.", "thompson": (0, (1, 3))}
 MODEL, SOURCE, REFERENCE = "#1f5fa8", "#c8701a", "#6b6b6b"
 

@@ -1,5 +1,6 @@
 """Descriptions of experiments: YAML files that say which runs make which curves of a figure."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,17 +12,17 @@ from ..training.preset import find_preset, read_preset
 
 
 KINDS = ("episodes", "settings", "bars")
-# What a checkpoint can be evaluated with once more: arguments of `algodistill.evaluate`.
+# What a checkpoint can be evaluated with once more: arguments of `algodistill.evaluate`, and their types.
 EVALUATION_SETTINGS = {
-    "episodes",
-    "streams",
-    "seed",
-    "action_selection",
-    "temperature",
-    "context_length",
-    "target_return",
-    "prompt_quantile",
-    "prompt_steps",
+    "episodes": int,
+    "streams": int,
+    "seed": int,
+    "action_selection": str,
+    "temperature": (int, float),
+    "context_length": int,
+    "target_return": (int, float),
+    "prompt_quantile": (int, float),
+    "prompt_steps": int,
 }
 PAPER_FILE = Path(__file__).parent / "paper_curves.json"
 
@@ -32,7 +33,7 @@ class Curve:
 
     Attributes:
         label (`str`): Its name in the figure; in a panel of the kind `settings`, a number.
-        preset (`str`): The preset that is run.
+        preset (`str`): The preset that is run: a name, or a file, as seen from here or from the experiment's own.
         options (`dict`): What overrules the preset.
         evaluation (`dict`): What the run's checkpoint is evaluated with once more; if there is nothing, the curve is
             that of the run's own evaluation.
@@ -118,15 +119,30 @@ def read_experiment(path: Path, overrules: Mapping[str, Any] | None = None) -> E
     content = read_preset(path)
     _check_keys(content, {"title", "panels"}, set(), str(path))
     if not isinstance(content["panels"], list) or not content["panels"]:
-        raise ValueError(f"{path}: panels={content['panels']!r} is not a list of panels.")
+        raise ValueError(f"{path}: panels={content['panels']!r} is not a list of one panel or more.")
     panels = [
-        _read_panel(panel, f"{path}, panel {number}", overrules or {})
+        _read_panel(panel, path, f"{path}, panel {number}", overrules or {})
         for number, panel in enumerate(content["panels"], start=1)
     ]
-    return Experiment(path.stem, str(content["title"]), panels)
+    if not overrules:
+        return Experiment(path.stem, str(content["title"]), panels)
+    # What is overruled, for a quick look or another seed, does not replace the experiment's own figure.
+    told = [f"{name}={value}" for name, value in overrules.items()]
+    return Experiment("-".join([path.stem, *named(overrules)]), f"{content['title']} ({', '.join(told)})", panels)
 
 
-def _read_panel(content: Any, where: str, overrules: Mapping[str, Any]) -> Panel:
+def named(options: Mapping[str, Any]) -> list[str]:
+    """Options as parts of a file's or folder's name."""
+    parts = []
+    for name, value in sorted(options.items()):
+        # Mappings and lists are too long for a name.
+        text = json.dumps(value, sort_keys=True)
+        short = hashlib.sha256(text.encode()).hexdigest()[:8] if isinstance(value, dict | list) else str(value)
+        parts.append(f"{name}={short.replace('/', '_')}")
+    return parts
+
+
+def _read_panel(content: Any, file: Path, where: str, overrules: Mapping[str, Any]) -> Panel:
     optional = {"kind", "preset", "options", "evaluation", "paper", "x_label"}
     _check_keys(content, {"title", "curves"}, optional, where)
     kind = content.get("kind", "episodes")
@@ -136,7 +152,7 @@ def _read_panel(content: Any, where: str, overrules: Mapping[str, Any]) -> Panel
     if paper is not None and paper not in (known := paper_figures()):
         raise ValueError(f"{where}: paper={paper!r} is not known: choose one of {list(known)}.")
     if not isinstance(content["curves"], dict) or not content["curves"]:
-        raise ValueError(f"{where}: curves={content['curves']!r} is not a mapping of labels to what is run.")
+        raise ValueError(f"{where}: curves={content['curves']!r} is not a mapping of labels to what is run, or empty.")
     curves = []
     for label, own in content["curves"].items():
         here = f"{where}, curve {label!r}"
@@ -151,10 +167,14 @@ def _read_panel(content: Any, where: str, overrules: Mapping[str, Any]) -> Panel
             if not all(isinstance(part, dict) for part in parts):
                 raise ValueError(f"{here}: {name} are not a mapping of names to values.")
             merged[name] = {**parts[0], **parts[1]}
-        _check_keys(merged["evaluation"], set(), EVALUATION_SETTINGS, f"{here}, evaluation")
+        _check_keys(merged["evaluation"], set(), set(EVALUATION_SETTINGS), f"{here}, evaluation")
         if kind == "settings":
             _check_number(label, here)
         options = {**merged["options"], **overrules}
+        if reserved := sorted({"config", "output_dir"} & set(options)):
+            raise ValueError(f"{here}: {reserved[0]} is no option of a run: its preset and its folder are given.")
+        beside = file.parent / str(preset)
+        preset = beside if beside.is_file() and not Path(str(preset)).is_file() else preset
         find_preset(str(preset))
         curves.append(Curve(str(label), str(preset), options, merged["evaluation"]))
     return Panel(str(content["title"]), curves, kind, paper, content.get("x_label"))
@@ -173,4 +193,5 @@ def _check_keys(content: Any, needed: set[str], optional: set[str], where: str) 
     if missing := sorted(needed - set(content)):
         raise ValueError(f"{where} lacks {', '.join(missing)}.")
     if unknown := sorted(map(str, set(content) - needed - optional)):
-        raise ValueError(f"{where} has keys that are not known: {', '.join(unknown)}.")
+        known = ", ".join(sorted(needed | optional))
+        raise ValueError(f"{where} has keys that are not known: {', '.join(unknown)}. Known are {known}.")

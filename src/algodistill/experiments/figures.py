@@ -52,12 +52,13 @@ def draw_episodes(axes: Axes, panel: Mapping[str, Any], paper: Mapping[str, Any]
         mean, error = (np.array(result["episode_return"][name], dtype=float) for name in ("mean", "standard_error"))
         draw_curve(axes, mean, error, color=colours[curve["label"]], linewidth=2, label=curve["label"])
     references = panel["curves"][0]["results"][0]["references"]
-    if references["source"]:
-        source = references["source"]["mean"]
-        axes.plot(np.arange(1, len(source) + 1), source, color=SOURCE, linewidth=1.2, label="source algorithm")
-    draw_references(axes, references)
     longest = max(len(curve["results"][0]["episode_return"]["mean"]) for curve in panel["curves"])
     axes.set_xlim(1, max(longest, 2))
+    if references["source"]:
+        # Beside the paper's curves, which go on for longer, all of it.
+        source = references["source"]["mean"][: None if paper else max(longest, 2)]
+        axes.plot(np.arange(1, len(source) + 1), source, color=SOURCE, linewidth=1.2, label="source algorithm")
+    draw_references(axes, references)
     for label, points in paper.items():
         episodes, returns = np.array([point for point in points if point[0] >= 1]).T
         axes.plot(episodes, returns, color=colours[label], label=f"{label}, {PAPER}", **DASHED)

@@ -14,14 +14,14 @@ import numpy as np
 from ..evaluation import evaluate, load_checkpoint, result_files, standard_error, summary, write_result
 from ..files import alone, whole_file
 from ..training.building import prompt_settings
-from ..training.collecting import collect, default_folder, load_histories
+from ..training.collecting import collect, load_histories
 from ..training.job import Job, is_evaluated, parse_job
 from ..training.preset import as_options
 from ..training.running import run as train
 from .checking import check_experiment
 from .describing import Curve, Experiment
 from .figures import plot_experiment, table
-from .runs import command_line, evaluation_folder, histories_folder, history_options
+from .runs import command_line, evaluation_folder, given_dataset, histories_folder, history_options
 
 
 # How long a run took, in its folder: whoever uses it again says so too.
@@ -81,7 +81,8 @@ def run_curve(curve: Curve, say: Say = print) -> dict[str, Any]:
     with alone(job.output, say):
         if not is_evaluated(job, job.output):
             with timed(job.output):
-                train_as_told(curve, argv, say)
+                collect_as_told(curve, job)
+                train(argv, say)
         if not is_evaluated(job, folder):
             with timed(folder):
                 evaluate_again(curve, job, folder, say)
@@ -108,17 +109,16 @@ def rounded(value: Any) -> Any:
     return json.loads(json.dumps(value), parse_float=lambda number: float(f"{float(number):.5g}"))
 
 
-def train_as_told(curve: Curve, argv: list[str], say: Say) -> None:
-    """Collect and train, as far as that has not been done."""
-    own = history_options(curve)
-    if own and "dataset" not in curve.options:
-        collect(curve.preset, histories_folder(curve), options=as_options(own))
-    train(argv, say)
+def collect_as_told(curve: Curve, job: Job) -> Path | str:
+    """The histories that a curve is about: what is given, or else collected, as far as that has not been done."""
+    if (dataset := given_dataset(curve, job)) is not None:
+        return dataset
+    return collect(curve.preset, histories_folder(curve), options=as_options(history_options(curve)))
 
 
 def evaluate_again(curve: Curve, job: Job, folder: Path, say: Say) -> None:
     """Evaluate a run's checkpoint as a curve wants it, and write the results into a folder."""
-    source, own = job.histories.dataset or default_folder(curve.preset), job.evaluation
+    source, own = collect_as_told(curve, job), job.evaluation
     quantile = curve.evaluation.get("prompt_quantile", own.prompt_quantile)
     prompted = dataclasses.replace(job, evaluation=dataclasses.replace(own, prompt_quantile=quantile))
     told = {

@@ -1,9 +1,6 @@
 """Which run, which histories and which evaluation a curve comes from: the command, and the folders."""
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,7 @@ from ..training.arguments import HistoryArguments
 from ..training.collecting import default_folder
 from ..training.job import Job
 from ..training.preset import as_options
-from .describing import Curve
+from .describing import Curve, named
 
 
 RUNS = Path("runs") / "experiments"
@@ -19,7 +16,7 @@ RUNS = Path("runs") / "experiments"
 
 def command_line(curve: Curve) -> list[str]:
     """What the main job is told to make a curve's run."""
-    path = RUNS / "-".join([Path(curve.preset).stem, *_named(curve.options)])
+    path = RUNS / "-".join([Path(curve.preset).stem, *named(curve.options)])
     argv = ["--config", curve.preset, *as_options(curve.options), "--output_dir", str(path)]
     collected = history_options(curve) and "dataset" not in curve.options
     return [*argv, "--dataset", str(histories_folder(curve))] if collected else argv
@@ -36,20 +33,15 @@ def histories_folder(curve: Curve) -> Path:
     if (dataset := curve.options.get("dataset")) is not None:
         return Path(dataset)
     folder = default_folder(curve.preset)
-    return folder.with_name("-".join([folder.name, *_named(history_options(curve))]))
+    return folder.with_name("-".join([folder.name, *named(history_options(curve))]))
+
+
+def given_dataset(curve: Curve, job: Job) -> str | None:
+    """The dataset that a curve or its preset names, instead of having histories collected."""
+    collected = None if "dataset" in curve.options else str(histories_folder(curve))
+    return None if job.histories.dataset == collected else job.histories.dataset
 
 
 def evaluation_folder(job: Job, curve: Curve) -> Path:
     """Where the evaluation is that a curve shows."""
-    return job.output.joinpath(*["evaluations", "-".join(_named(curve.evaluation))] if curve.evaluation else [])
-
-
-def _named(options: Mapping[str, Any]) -> list[str]:
-    """Options as parts of a folder's name."""
-    parts = []
-    for name, value in sorted(options.items()):
-        # Mappings and lists are too long for a name.
-        text = json.dumps(value, sort_keys=True)
-        short = hashlib.sha256(text.encode()).hexdigest()[:8] if isinstance(value, dict | list) else str(value)
-        parts.append(f"{name}={short.replace('/', '_')}")
-    return parts
+    return job.output.joinpath(*["evaluations", "-".join(named(curve.evaluation))] if curve.evaluation else [])

@@ -136,7 +136,7 @@ def is_evaluated(job: Job, folder: Path) -> bool:
     return all(result_files(folder, name)[0].exists() for name in job.split.tests)
 
 
-def check_settings(job: Job) -> None:
+def check_settings(job: Job, mend: str = "delete that folder or give another --output_dir") -> None:
     """Raise a `ValueError` if the run's folder holds a run with other settings."""
     file = job.output / SETTINGS_FILE
     if not file.exists():
@@ -150,10 +150,7 @@ def check_settings(job: Job) -> None:
         if name in found.get(part, {}) and not _same(name, found[part][name], value)
     ]
     if changed:
-        raise ValueError(
-            f"{job.output} holds a run with other settings: {'; '.join(changed)}. To start over, "
-            "delete that folder or give another --output_dir."
-        )
+        raise ValueError(f"{job.output} holds a run with other settings: {'; '.join(changed)}. To start over, {mend}.")
 
 
 def _same(name: str, found: Any, value: Any) -> bool:

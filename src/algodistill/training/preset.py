@@ -12,6 +12,16 @@ from transformers import HfArgumentParser
 from ..hub.cards import shipped_folder
 
 
+class UniqueKeyLoader(yaml.SafeLoader):
+    """Reads YAML as `safe_load` does, but for keys that are given twice, of which that would drop the first."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"{repeated[0]!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 class OneLineParser(HfArgumentParser):
     """An argument parser whose errors are one line rather than pages of usage."""
 
@@ -49,11 +59,11 @@ def read_preset(path: Path) -> dict[str, Any]:
         ValueError: If the file is not a YAML mapping.
     """
     try:
-        settings = yaml.safe_load(path.read_text())
+        settings = yaml.load(path.read_text(), Loader=UniqueKeyLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"{path} is not a mapping of settings: expected lines like 'train_tasks: 65'.")
+        raise ValueError(f"{path} is not a mapping of names to values: expected lines like 'name: value'.")
     return settings
 
 
