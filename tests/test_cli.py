@@ -99,7 +99,15 @@ def test_wrong_preset_is_told_in_one_line(
     assert [word for word in words if word not in line] == []
 
 
-@pytest.mark.parametrize("text, words", [("a: [1", ["not YAML"]), ("- 1", ["not a mapping"]), ("", ["not a mapping"])])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("a: [1", ["cannot be read as YAML"]),
+        ("a: 1\na: 2", ["'a' is given twice"]),
+        ("- 1", ["not a mapping"]),
+        ("", ["not a mapping"]),
+    ],
+)
 def test_file_that_is_no_preset_is_refused(
     folder: Path, text: str, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -349,6 +357,14 @@ def test_target_return_from_the_command_line(folder: Path) -> None:
     for options, expected in (([], 3.0), (["--target_return", "-1.5"], -1.5)):
         assert cli.main(["evaluate", "model", "--episodes", "1", "--streams", "2", *options]) == 0
         assert json.loads(file.read_text())["target_return"] == expected
+
+
+def test_histories_of_another_environment_give_no_curve(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_tiny_model(folder / "model")
+    write_preset(folder, "other", environment="algodistill/DarkRoomHard-v0")
+    assert cli.main(["collect", "other.yaml"]) == 0
+    assert cli.main(["evaluate", "model", "--episodes", "1", "--streams", "2", "--dataset", "data/other"]) == 2
+    assert "expected only algodistill/DarkRoom-v0" in only_line(capsys)
 
 
 def save_tiny_model(path: Path, *options: str) -> None:

@@ -21,7 +21,7 @@ from loopback_hub import Commit, LoopbackHub
 from algodistill import StreamedHistoryWindows, cli, publish
 from algodistill.hub import publishing
 from algodistill.outcomes import HubUnavailable, exit_code
-from algodistill.training import collect, job
+from algodistill.training import building, collect, running
 from algodistill.training.job import parse_job, repeatable, without_hub_settings
 
 
@@ -394,7 +394,9 @@ def dataset_files(folder: Path) -> dict[str, bytes]:
 
 
 def train_here(output: Path, *options: str) -> int:
-    return exit_code(lambda: job.run(["--config", "tiny.yaml", "--use_cpu", "--output_dir", str(output), *options]))
+    return exit_code(
+        lambda: running.run(["--config", "tiny.yaml", "--use_cpu", "--output_dir", str(output), *options])
+    )
 
 
 @pytest.mark.parametrize(
@@ -531,7 +533,7 @@ class OfTwoProcesses(StreamedHistoryWindows):
 
 
 def test_two_processes_learn_from_the_parts_of_both(here, two_streams, tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "StreamedHistoryWindows", OfTwoProcesses)
+    monkeypatch.setattr(building, "StreamedHistoryWindows", OfTwoProcesses)
     both = 2 * TINY_PRESET["per_device_train_batch_size"]
     options = ["--per_device_train_batch_size", str(both), "--test_episodes", "1"]
     assert train_here(tmp_path / "run", *STREAMING, *options) == 0
@@ -553,13 +555,13 @@ def test_stream_is_read_by_workers(here, tmp_path):
 
 
 def test_hub_that_goes_away_is_not_missed_once_the_histories_are_here(here, tmp_path, monkeypatch, capsys):
-    train_first = job.train
+    train_first = running.train
 
     def hub_goes_away(*arguments: Any) -> None:
         train_first(*arguments)
         here.fail("drop", times=100_000)
 
-    monkeypatch.setattr(job, "train", hub_goes_away)
+    monkeypatch.setattr(running, "train", hub_goes_away)
     code = train_here(tmp_path / "run", "--dataset", HISTORIES, "--max_steps", "1", "--test_episodes", "1")
     assert code == 0, capsys.readouterr().err
     result = json.loads((tmp_path / "run" / "in_context_evaluation.json").read_text())
@@ -611,7 +613,7 @@ def test_preset_may_name_the_dataset(here, folder, tmp_path, monkeypatch):
     preset = write_preset(tmp_path, "streamed", dataset=HISTORIES, streaming=True, max_steps=1)
     assert yaml.safe_load(preset.read_text()).keys() == {*TINY_PRESET, "dataset", "streaming"}
     monkeypatch.chdir(tmp_path)
-    code = exit_code(lambda: job.run(["--config", str(preset), "--use_cpu", "--test_episodes", "1"]))
+    code = exit_code(lambda: running.run(["--config", str(preset), "--use_cpu", "--test_episodes", "1"]))
     assert code == 0
     assert not (tmp_path / "data").exists()
     settings = json.loads((tmp_path / "runs" / "streamed" / "settings.json").read_text())["settings"]

@@ -186,6 +186,7 @@ def experiment_command(arguments: argparse.Namespace, options: Sequence[str]) ->
 def evaluate_command(arguments: argparse.Namespace) -> None:
     """`algodistill evaluate MODEL`."""
     from .evaluation import evaluate, held_out_tasks, load_checkpoint, result_files, summary, write_result
+    from .histories.windows import check_histories
     from .training import load_histories
 
     with wrong_input():
@@ -198,6 +199,8 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
             None if name is None else load_histories(name, "test", model.config.environment)
             for name in (arguments.dataset, arguments.prompt_from)
         )
+        if histories is not None:
+            check_histories(histories.unique("environment"), [], model.config.environment)
         if arguments.prompt_from is not None and prompt_from is None:
             raise ValueError(f"{arguments.prompt_from} has no histories of test tasks to take prompts from.")
         folder = Path(arguments.output_dir or Path("evaluations") / Path(arguments.model).name)

@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
 from ..environments import Task, known_distribution
-from ..histories.windows import check_histories
 from ..models import AlgorithmDistillationConfig, AlgorithmDistillationModel, HistoryTokeniser
 from ..outcomes import raise_if_unavailable
 from .curves import plot_learning_curve
@@ -81,8 +80,7 @@ def evaluate(
         task's mean return in in-context episode k, its `standard_error` is over tasks.
 
     Raises:
-        ValueError: If the checkpoint names no environment or tasks and none are given, or something does not fit, such
-            as histories of another environment.
+        ValueError: If the checkpoint names no environment or tasks and none are given, or something does not fit.
     """
     if isinstance(model, str | Path):
         model, tokeniser = load_checkpoint(model, revision, device_map="auto")
@@ -96,8 +94,6 @@ def evaluate(
             f"The checkpoint names no environment, or no tasks {split!r} (only {list(held_out_tasks(config))}): give "
             "environment= and tasks=, or split=."
         )
-    if histories is not None:
-        check_histories(histories.unique("environment"), [], environment)
     kwargs = dict((environment_kwargs if environment_kwargs is not None else config.environment_kwargs) or {})
     context_length = config.context_length if context_length is None else context_length
     temperature = config.temperature if temperature is None else temperature

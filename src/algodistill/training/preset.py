@@ -61,7 +61,7 @@ def read_preset(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.load(path.read_text(), Loader=UniqueKeyLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path} is not a mapping of names to values: expected lines like 'name: value'.")
     return settings
