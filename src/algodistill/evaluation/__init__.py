@@ -12,7 +12,6 @@ from .evaluating import (
     write_result,
 )
 from .prompts import draw_prompts, make_prompts
-from .references import reference_returns
 from .rollouts import check_streams, default_streams, rollout
 
 
@@ -29,7 +28,6 @@ __all__ = [
     "named_episodes",
     "plot_learning_curve",
     "plot_source_curves",
-    "reference_returns",
     "result_files",
     "rollout",
     "standard_error",
